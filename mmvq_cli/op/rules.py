@@ -1,0 +1,202 @@
+"""How a plan is chosen: an ordered list of named rules; the first whose condition holds makes the choice.
+
+A new kernel family is a new rule with its own builder. `mmvq plan` prints the rule and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mmvq_cli.errors import Unsupported
+from mmvq_cli.op.descriptor import Accumulate, Descriptor, Dtype
+from mmvq_cli.op.device import Device
+from mmvq_cli.op.plan import Launch, Preference, Sku
+from mmvq_cli.op.precision import PrecisionGuarantee
+
+MINIMUM_COMPUTE_CAPABILITY = (8, 0)
+
+# Shape of the grouped kernel; the same names reach kernels/grouped.cu as defines.
+WARPS = 4
+ROWS_PER_WARP = 4
+COLUMNS = 8  # dispatches of one expert that share one read of its rows
+_MAX_GRID_X = 2**31 - 1
+_HELPER_THREADS = 256
+
+_ACTIVATION_CODE = {Dtype.F32: 0, Dtype.F16: 1, Dtype.BF16: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a rule decided."""
+
+    rule: str
+    reason: str
+    sku: Sku
+    guarantee: PrecisionGuarantee
+    launches: tuple[Launch, ...]
+    uses_workspace: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A named condition and the builder that it selects; `summary` is for `mmvq list kernels`."""
+
+    name: str
+    engine: str
+    summary: str
+    holds: Callable[[Descriptor, Device, Preference], bool]
+    build: Callable[[Descriptor, Device], Choice]
+
+
+def choose(descriptor: Descriptor, device: Device, preference: Preference) -> Choice:
+    """Apply the rules in order.
+
+    Raises `Unsupported` when no kernel runs on the device.
+    """
+    for rule in RULES:
+        if rule.holds(descriptor, device, preference):
+            return rule.build(descriptor, device)
+    raise Unsupported(
+        f"{device.name} is {device.architecture}, the CUDA kernels need "
+        f"sm_{MINIMUM_COMPUTE_CAPABILITY[0]}{MINIMUM_COMPUTE_CAPABILITY[1]} or newer",
+        "use --engine cpu",
+    )
+
+
+def _name(family: str, d: Descriptor, device: Device) -> str:
+    modes = f"{d.activation_rows}-{d.output_rows}-{d.output_mode}-{d.accumulate}"
+    return f"{family}-{d.format}-{d.dtype}-{modes}-{device.architecture}"
+
+
+def _sku(family: str, d: Descriptor, device: Device) -> Sku:
+    return Sku(
+        category="matvec",
+        op="batched_experts",
+        element=d.dtype.value,
+        auxiliary_element=d.format.name.lower() if d.format.is_float else "u8",
+        layout=f"{d.format}:{d.activation_rows}/{d.output_rows}",
+        epilogue=f"{d.output_mode}:{d.accumulate if d.top_k > 1 else 'store'}",
+        architecture=device.architecture,
+        backend=device.backend,
+        name=_name(family, d, device),
+    )
+
+
+def _is_atomic_sum(d: Descriptor) -> bool:
+    return d.accumulate is Accumulate.ATOMIC and d.top_k > 1 and d.output_rows == "token"
+
+
+def _build_cpu(d: Descriptor, device: Device) -> Choice:
+    return Choice(
+        rule="cpu",
+        reason="the CPU engine has one path: dequantize each touched expert's rows, then a float32 BLAS product",
+        sku=_sku("dequantize_blas", d, device),
+        guarantee=PrecisionGuarantee(
+            math="f32",
+            accumulator="f32",
+            error_constant=32.0,
+            deterministic=True,
+            bit_stable_on_same_hardware=True,
+            batch_invariant=False,  # BLAS picks its summation order from the matrix shape
+        ),
+        launches=(),
+        uses_workspace=False,
+    )
+
+
+def _build_grouped(d: Descriptor, device: Device) -> Choice:
+    atomic = _is_atomic_sum(d)
+    return Choice(
+        rule="grouped",
+        reason=f"dispatches are grouped by expert, up to {COLUMNS} share one read of its rows; f32 arithmetic",
+        sku=_sku("grouped", d, device),
+        guarantee=PrecisionGuarantee(
+            math="f32",
+            accumulator="f32",
+            error_constant=32.0,
+            deterministic=not atomic,
+            bit_stable_on_same_hardware=not atomic,
+            batch_invariant=not atomic,
+        ),
+        launches=tuple(_grouped_launches(d)),
+        uses_workspace=d.combines,
+    )
+
+
+def _grouped_launches(d: Descriptor) -> list[Launch]:
+    if d.is_empty:
+        return [] if d.adds or not d.output_row_count * d.n_rows_per_expert else [_clear_output(d)]
+    launches = []
+    # With top_k = 1 and a dispatch for every token each row is written anyway.
+    if d.output_rows == "token" and d.top_k == 1 and not d.adds and d.m_total < d.m_tokens:
+        launches.append(_clear_output(d))
+    if d.combines:
+        launches += [
+            _helper("clear_token_counts", d.m_tokens, d),
+            _helper("append_dispatches", d.m_total, d),
+        ]
+    launches.append(_grouped(d))
+    if d.combines:
+        launches.append(
+            Launch("combine", "combine.cu", _activation_define(d), (d.m_tokens, 1, 1), (_HELPER_THREADS, 1, 1))
+        )
+    return launches
+
+
+def _activation_define(d: Descriptor) -> tuple[tuple[str, int], ...]:
+    return (("MMVQ_ACTIVATION", _ACTIVATION_CODE[d.dtype]),)
+
+
+def _helper(entry: str, n_items: int, d: Descriptor) -> Launch:
+    blocks = min(-(-n_items // _HELPER_THREADS), _MAX_GRID_X)
+    return Launch(entry, "combine.cu", _activation_define(d), (max(blocks, 1), 1, 1), (_HELPER_THREADS, 1, 1))
+
+
+def _clear_output(d: Descriptor) -> Launch:
+    return _helper("clear_output", min(d.output_row_count * d.n_rows_per_expert, 2**20), d)
+
+
+def _grouped(d: Descriptor) -> Launch:
+    # Tiles: at most one per dispatch, and at most one per expert plus one per COLUMNS dispatches (grouped.cu).
+    tiles = min(d.m_total, d.n_experts + d.m_total // COLUMNS)
+    row_blocks = -(-d.n_rows_per_expert // (WARPS * ROWS_PER_WARP))
+    defines = (
+        *format_defines(d),
+        ("MMVQ_COLUMNS", COLUMNS),
+        ("MMVQ_ROWS_PER_WARP", ROWS_PER_WARP),
+        ("MMVQ_WARPS", WARPS),
+    )
+    return Launch("grouped", "grouped.cu", defines, (min(tiles * row_blocks, _MAX_GRID_X), 1, 1), (32 * WARPS, 1, 1))
+
+
+def format_defines(d: Descriptor) -> tuple[tuple[str, int], ...]:
+    """The compile-time values that choose a format's device struct and the activation dtype."""
+    return (
+        *_activation_define(d),
+        ("MMVQ_BLOCK_SIZE", d.format.block_size),
+        ("MMVQ_FORMAT", d.format.id),
+        ("MMVQ_TYPE_SIZE", d.format.type_size),
+    )
+
+
+def _runs_cuda(_: Descriptor, device: Device, __: Preference) -> bool:
+    return device.backend == "cuda" and device.compute_capability >= MINIMUM_COMPUTE_CAPABILITY
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "cpu",
+        "cpu",
+        "dequantize each touched expert's rows, then a float32 BLAS product",
+        lambda _, device, __: device.backend == "cpu",
+        _build_cpu,
+    ),
+    Rule(
+        "grouped",
+        "cuda",
+        f"dispatches grouped by expert, tiles of up to {COLUMNS} share one read of its rows; f32, batch-invariant",
+        _runs_cuda,
+        _build_grouped,
+    ),
+)
