@@ -1,0 +1,437 @@
+"""The groups of a record: what was run, how, on what, and what came out.
+
+Integers are in base units and floats are finite or null, never rounded; a field's unit is the end of its name. The
+text under each field is its documentation: `results/README.md` is made from it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
+
+from mmvq_cli.op import Accumulate, Dtype, OutputMode, Rows
+
+
+class Group(BaseModel):
+    """A frozen part of a record; also made from any object with the same attributes by `model_validate`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        from_attributes=True,
+        # `model_copy(update=...)` checks nothing: the record that takes the copy does.
+        revalidate_instances="always",
+        use_attribute_docstrings=True,
+    )
+
+
+class Status(StrEnum):
+    """How a case ended; only PASSED ever has a time."""
+
+    PASSED = "PASSED"
+    WRONG_RESULT = "WRONG_RESULT"
+    BUILD_ERROR = "BUILD_ERROR"
+    LAUNCH_ERROR = "LAUNCH_ERROR"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    TIMEOUT = "TIMEOUT"
+    SKIPPED = "SKIPPED"
+    UNSUPPORTED = "UNSUPPORTED"
+
+
+class KernelIdentity(Group):
+    """Which kernel the row is about."""
+
+    name: str
+    """Name of the kernel, as in the plan's SKU; for a case without a kernel the engine's name."""
+    version: str
+    """Version of mmvq, or of the plug-in."""
+    source_sha256: str | None = None
+    """Hash of the final source, includes inlined."""
+    cubin_sha256: str | None = None
+    """Hash of the machine code."""
+    plugin: str | None = None
+    """Where a kernel from outside comes from."""
+
+
+class Git(Group):
+    """State of the checkout that ran."""
+
+    rev: str
+    """Commit."""
+    dirty: bool
+    """Whether tracked files differed from it."""
+
+
+class Ids(Group):
+    """Which row of which run."""
+
+    run_id: str
+    """Run, also the name of its file."""
+    row_id: str
+    """Hash of kernel name, axes and protocol as asked for: equal in every run of the same row."""
+    case_id: str
+    """Readable name of the case, also the filter."""
+    suite: str
+    """Suite of the run, or the model's name."""
+    kernel: KernelIdentity
+    git: Git | None = None
+    time_utc: AwareDatetime
+    """When the case ended."""
+
+
+class RoutingSummary(Group):
+    """Realised routing of the first draw, the one that was checked: made from a `RoutingStatistics`."""
+
+    m_total: int
+    """Dispatches."""
+    touched_experts: int
+    """Experts with a dispatch."""
+    dispatches_per_touched_expert_mean: float
+    """Dispatches per touched expert."""
+    dispatches_per_touched_expert_max: int
+    """Dispatches of the busiest expert."""
+    imbalance: float
+    """Dispatches of the busiest expert over the mean of all experts."""
+    uniform_imbalance: float
+    """Imbalance expected of uniform routing: only what lies above it is skew."""
+    histogram: dict[int, int]
+    """Number of dispatches -> how many experts have it."""
+
+
+class Axes(Group):
+    """The problem."""
+
+    ggml_type: str
+    """Weight format."""
+    rows_m: int
+    """Rows of one expert."""
+    cols_k: int
+    """Columns of one expert."""
+    n_experts: int
+    """Experts in the tensor."""
+    top_k: int
+    """Experts per token."""
+    n_tokens: int
+    """Tokens in the step."""
+    dtype: Dtype
+    """Activation and output type."""
+    activation_rows: Rows = Rows.TOKEN
+    """What an activation row belongs to."""
+    output_rows: Rows = Rows.TOKEN
+    """What an output row belongs to."""
+    output_mode: OutputMode = OutputMode.OVERWRITE
+    """Whether old output values count."""
+    accumulate: Accumulate = Accumulate.ORDERED
+    """How a token's dispatches are summed."""
+    routing: str
+    """Generator with parameters, or the trace."""
+    routing_seed: int
+    """Seed of the draws."""
+    unique_experts: tuple[int, ...] = ()
+    """Touched experts of each draw."""
+    routing_statistics: RoutingSummary | None = None
+    scope: Literal["kernel", "op", "layer"] = "op"
+    """What one launch covers."""
+    model: str | None = None
+    """File name of the model, or the preset."""
+    model_file_sha256: str | None = None
+    """Hash of the model file, where it was computed."""
+    tensor_name: str | None = None
+    """Tensor, or the role within a preset."""
+
+
+class Protocol(Group):
+    """How it was measured."""
+
+    timer: Literal["graph", "event", "wall"] | None = None
+    """CUDA graph replay, CUDA events, or host clock; null when only correctness was asked for."""
+    cache: Literal["cold", "hot"]
+    """Whether weights left the last-level cache between reuses."""
+    reuse_distance_x_l2: float | None = None
+    """Bytes touched between two uses of the same weights over the L2 size: the proof of cold."""
+    warmup_n: int = 0
+    """Launches before the first sample."""
+    samples_n: int = 0
+    """Samples taken."""
+    launches_per_sample: int = 1
+    """Launches that one sample is the mean of."""
+    draws_n: int = 1
+    """Routing draws that the launches cycle through."""
+    stop_reason: str | None = None
+    """Which rule ended sampling."""
+    order_in_block: int | None = None
+    """Position of the case in its process."""
+    budget_s: float | None = None
+    """Time budget of the case."""
+
+
+class TimeStatistics(Group):
+    """Distribution of the time of one launch, in ns."""
+
+    min: float
+    """Smallest sample."""
+    p05: float
+    """5 % quantile."""
+    q1: float
+    """25 % quantile."""
+    median: float
+    """50 % quantile."""
+    q3: float
+    """75 % quantile."""
+    p95: float
+    """95 % quantile."""
+    max: float
+    """Largest sample."""
+    mean: float
+    """Mean."""
+    cv: float
+    """Standard deviation over the mean."""
+    iqr_rel: float
+    """Interquartile range over the median."""
+
+    @classmethod
+    def of(cls, samples_ns: tuple[float, ...]) -> TimeStatistics:
+        """Summarize at least one positive sample; quantiles are interpolated linearly."""
+        samples = np.asarray(samples_ns, dtype=np.float64)
+        low, p05, q1, median, q3, p95, high = np.quantile(samples, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
+        deviation = samples.std(ddof=1) if len(samples) > 1 else 0.0
+        return cls(
+            min=low,
+            p05=p05,
+            q1=q1,
+            median=median,
+            q3=q3,
+            p95=p95,
+            max=high,
+            mean=samples.mean(),
+            cv=deviation / samples.mean(),
+            iqr_rel=(q3 - q1) / median,
+        )
+
+
+class Timing(Group):
+    """Times of a PASSED case; null otherwise."""
+
+    gpu_ns: TimeStatistics
+    """Time of one launch on the device (host clock on the CPU engine)."""
+    samples_ns: tuple[float, ...]
+    """Every sample, in the order taken."""
+    ci95_rel: float | None = None
+    """Half-width of the median's 95 % interval over the median."""
+    mde_rel: float | None = None
+    """Smallest relative change that this row can show."""
+    isolated_ns: float | None = None
+    """Median time of one launch alone, from an idle device."""
+    cpu_launch_ns: float | None = None
+    """Host time to enqueue one launch."""
+    event_overhead_ns: float | None = None
+    """Time of an empty pair of events; not subtracted."""
+    hot_ns: float | None = None
+    """Median time with the weights in cache."""
+
+
+class Work(Group):
+    """Bytes and operations of one launch, and the speeds they give; speeds are null unless PASSED."""
+
+    bytes_unique: int
+    """Bytes of the weights of touched experts, each once."""
+    bytes_requested: int
+    """Bytes of weights counted once per dispatch."""
+    flops: int
+    """Floating-point operations, two per weight and dispatch."""
+    gbps_unique: float | None = None
+    """bytes_unique over the median time, in GB/s."""
+    canary_ns: float | None = None
+    """Time of the streaming read of as many bytes as bytes_unique."""
+    sol_pct_measured: float | None = None
+    """canary_ns over the median time, in percent."""
+    sol_pct_datasheet: float | None = None
+    """gbps_unique over the data sheet's bandwidth, in percent."""
+    ns_per_token: float | None = None
+    """Median time over tokens."""
+    bound: Literal["mem", "launch", "compute"] | None = None
+    """What limits the case."""
+
+
+class Precision(Group):
+    """What the plan guarantees: made from a `PrecisionGuarantee`."""
+
+    math: str
+    """Arithmetic of the products."""
+    accumulator: str
+    """Type of the sums."""
+    error_constant: float
+    """c of the error bound."""
+    deterministic: bool
+    """Whether repeated launches give the same bits."""
+    bit_stable_on_same_hardware: bool
+    """Whether every device of this kind gives the same bits."""
+    batch_invariant: bool
+    """Whether a token alone gives the bits it gives in a batch."""
+
+
+class Kernel(Group):
+    """What the plan chose; null when there is no kernel."""
+
+    engine: Literal["cuda", "cpu"]
+    """Engine that ran it."""
+    sku: str
+    """Name of the plan's SKU."""
+    precision: Precision
+    dequantizer: str | None = None
+    """Package that dequantizes on the CPU engine, with its version."""
+    grid: tuple[int, ...] = ()
+    """Blocks of the main kernel."""
+    block: tuple[int, ...] = ()
+    """Threads per block of the main kernel."""
+    regs: int | None = None
+    """Registers per thread."""
+    smem_bytes: int | None = None
+    """Shared memory per block."""
+    local_bytes: int | None = None
+    """Local memory per thread: more than 0 is a spill."""
+    max_blocks_per_sm: int | None = None
+    """Blocks that fit on a multiprocessor."""
+    occupancy_pct: float | None = None
+    """Resident warps over the most possible."""
+    waves: float | None = None
+    """Blocks of the grid over blocks that fit on the device."""
+
+
+class Correctness(Group):
+    """Verdict and errors against the float64 oracle."""
+
+    status: Status
+    """How the case ended."""
+    reason: str | None = None
+    """Why it is not PASSED, in words."""
+    needed_bytes: int | None = None
+    """Device memory that an OUT_OF_MEMORY case needs."""
+    bound_used_pct: float | None = None
+    """Largest error over its own bound, in percent: above 100 is wrong."""
+    worst_index: tuple[int, ...] | None = None
+    """Output row and column of that error."""
+    nmse: float | None = None
+    """Squared error over squared reference, whole output."""
+    nmse_worst_token: float | None = None
+    """The same of the worst output row."""
+    worst_token: int | None = None
+    """That output row."""
+    nmse_worst_tile: float | None = None
+    """The same of the worst tile of 64 rows of one expert."""
+    worst_tile: tuple[int, ...] | None = None
+    """Expert and first row of that tile."""
+    max_abs: float | None = None
+    """Largest absolute error."""
+    max_rel: float | None = None
+    """Largest relative error where the reference exceeds 1e-3 of its row's root mean square."""
+    exact_mismatches: int | None = None
+    """Elements that differ in bits where equality is demanded."""
+    bitwise_repeat: bool | None = None
+    """Whether repeated launches gave the same bits."""
+    batch_invariant: bool | None = None
+    """Whether a token alone gave the bits it gave in the batch."""
+    guard_ok: bool | None = None
+    """Whether every element was written and nothing around the output."""
+    inputs_intact: bool | None = None
+    """Whether the inputs still have their checksums."""
+    verified_after_timing: bool | None = None
+    """Whether the output was right after the last timed launch too."""
+
+    @property
+    def needed_gib(self) -> float | None:
+        """Device memory that an OUT_OF_MEMORY case needs, in GiB."""
+        return None if self.needed_bytes is None else self.needed_bytes / 2**30
+
+    @model_validator(mode="after")
+    def _explain_what_did_not_pass(self) -> Correctness:
+        if self.status is not Status.PASSED and not self.reason:
+            raise ValueError(f"a case with status {self.status} needs a reason")
+        if self.status is Status.OUT_OF_MEMORY and self.needed_bytes is None:
+            raise ValueError("a case with status OUT_OF_MEMORY needs needed_bytes")
+        return self
+
+
+class DeviceFacts(Group):
+    """The device."""
+
+    name: str
+    """Name as its driver or system gives it."""
+    uuid: str | None = None
+    """Identity of this very device."""
+    cc: str | None = None
+    """Compute capability."""
+    sm_n: int | None = None
+    """Multiprocessors."""
+    l2_bytes: int | None = None
+    """Last-level cache."""
+    mem_bytes: int | None = None
+    """Memory."""
+    bus_bits: int | None = None
+    """Width of the memory bus."""
+
+
+class SmClock(Group):
+    """Multiprocessor clock over the case, in MHz."""
+
+    start: int | None = None
+    """Before it."""
+    min: int | None = None
+    """Lowest seen."""
+    end: int | None = None
+    """After it."""
+
+
+class CanaryBandwidth(Group):
+    """Streaming read of 4 GiB in the same run, in GB/s."""
+
+    start: float | None = None
+    """Before the first case."""
+    mid: float | None = None
+    """Half way."""
+    end: float | None = None
+    """After the last case."""
+
+
+class Env(Group):
+    """Hardware, software and conditions."""
+
+    device: DeviceFacts
+    python: str
+    """Version of Python."""
+    mmvq: str
+    """Version of mmvq."""
+    gguf: str | None = None
+    """Version of gguf."""
+    driver: str | None = None
+    """Version of the driver."""
+    cuda_rt: str | None = None
+    """Version of the CUDA runtime."""
+    nvrtc: str | None = None
+    """Version of the compiler."""
+    cupy: str | None = None
+    """Version of CuPy."""
+    threads_n: int | None = None
+    """Threads of the CPU engine."""
+    clock_sm_mhz: SmClock | None = None
+    clock_mem_mhz: int | None = None
+    """Memory clock."""
+    power_w: float | None = None
+    """Power draw after the case."""
+    temp_c: float | None = None
+    """Temperature after the case."""
+    throttle_bits: int | None = None
+    """NVML throttle reasons seen, combined by or."""
+    foreign_pids_n: int | None = None
+    """Other processes that compute on the device."""
+    ecc: bool | None = None
+    """Whether error correction is on."""
+    mig: bool | None = None
+    """Whether the device is a partition."""
+    container: str | None = None
+    """Kind of container, where one is seen."""
+    canary_gbps: CanaryBandwidth | None = None
