@@ -1,0 +1,47 @@
+// The contract of a weight format, and the functions that kernels decode weights with.
+//
+// A source is compiled for one format: MMVQ_FORMAT is its GGML type number, MMVQ_FAMILY its file in formats/, and
+// MMVQ_BLOCK_SIZE (weights), MMVQ_TYPE_SIZE (bytes) are gguf's figures. A block format provides
+//   Block                  the exact bytes of one block; each struct says how far rows are aligned
+//   block_size             weights per block, a multiple of 32
+//   unpack(block, octet)   weights [8*octet, 8*octet + 8) of one block, as an Octet or OffsetOctet: byte codes and the
+//                          scale that makes them bit-equal to ggml's C dequantizer
+// and reads no byte outside the block. Plain floats (block_size 1) are described in formats/plain.cuh.
+
+#include "ptx.cuh"
+#include "formats/unpack.cuh"
+
+template <int Id>
+struct Format;
+
+#include "formats/MMVQ_FAMILY.cuh"
+
+using WeightFormat = Format<MMVQ_FORMAT>;
+static_assert(sizeof(WeightFormat::Block) == MMVQ_TYPE_SIZE, "the block struct and gguf's table differ in bytes");
+static_assert(WeightFormat::block_size == MMVQ_BLOCK_SIZE, "the format struct and gguf's table differ in weights");
+
+// Bytes of one packed row of `n_cols` weights.
+DEVICE int64_t row_bytes(int n_cols) { return static_cast<int64_t>(n_cols / MMVQ_BLOCK_SIZE) * MMVQ_TYPE_SIZE; }
+
+// Unpacks weights [8*octet, 8*octet + 8) of a row in a block format: for kernels that put the scale on a sum.
+template <typename F = WeightFormat>
+DEVICE auto unpack_octet(const uint8_t* row, uint32_t octet) {
+    constexpr uint32_t octets = F::block_size / 8;
+    return F::unpack(row + static_cast<int64_t>(octet / octets) * MMVQ_TYPE_SIZE, octet % octets);
+}
+
+// Decodes weights [8*octet, 8*octet + 8) of a row of `n_cols` in any format; those past the end of the row are 0.
+// Row 0 starts at a multiple of 16 bytes and the others follow without gaps.
+template <typename F = WeightFormat>
+DEVICE void load_octet(const uint8_t* row, uint32_t octet, int n_cols, float (&w)[8]) {
+    if constexpr (F::block_size > 1) {
+        to_weights(unpack_octet<F>(row, octet), w);
+    } else {
+        const int64_t first = static_cast<int64_t>(octet) * 8;
+        if (n_cols % 8 == 0) return F::decode_octet(row + first * MMVQ_TYPE_SIZE, w);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            w[i] = first + i < n_cols ? F::decode_one(row + (first + i) * MMVQ_TYPE_SIZE) : 0.0f;
+        }
+    }
+}

@@ -1,0 +1,130 @@
+// How packed codes become floats: eight codes travel as the bytes of two words, and each byte becomes a float with
+// one byte permute and one exact subtraction (no integer-to-float conversion, which runs at a quarter of the rate).
+
+// Eight bytes in memory order: bytes 0..3 in lo, 4..7 in hi.
+struct Bytes8 {
+    uint32_t lo, hi;
+};
+
+// Eight consecutive weights: w[i] = scale * (code[i] - bias). bias is an integer, so the difference is exact.
+struct Octet {
+    static constexpr bool has_offset = false;
+    Bytes8 codes;
+    float bias, scale;
+};
+
+// Eight consecutive weights: w[i] = scale * code[i] + offset.
+struct OffsetOctet {
+    static constexpr bool has_offset = true;
+    Bytes8 codes;
+    float scale, offset;
+};
+
+// Reads four bytes at `p`, which is aligned to Align bytes.
+template <int Align>
+DEVICE uint32_t load_u8x4(const uint8_t* p) {
+    if constexpr (Align >= 4) {
+        return load<uint32_t>(p);
+    } else if constexpr (Align == 2) {
+        return byte_permute(load<uint16_t>(p), load<uint16_t>(p + 2), 0x5410);
+    } else {
+        const uint32_t low = byte_permute(load<uint8_t>(p), load<uint8_t>(p + 1), 0x5540);
+        const uint32_t high = byte_permute(load<uint8_t>(p + 2), load<uint8_t>(p + 3), 0x5540);
+        return byte_permute(low, high, 0x5410);
+    }
+}
+
+// Reads eight bytes at `p`, which is aligned to Align bytes.
+template <int Align>
+DEVICE Bytes8 load_u8x8(const uint8_t* p) {
+    if constexpr (Align >= 8) {
+        const uint2 words = load<uint2>(p);
+        return {words.x, words.y};
+    } else {
+        return {load_u8x4<Align>(p), load_u8x4<Align>(p + 4)};
+    }
+}
+
+// The bits of `mask` in every byte, after a shift right.
+DEVICE Bytes8 field(Bytes8 bytes, uint32_t shift, uint32_t mask) {
+    return {bytes.lo >> shift & mask, bytes.hi >> shift & mask};
+}
+
+DEVICE Bytes8 nibbles(Bytes8 bytes, uint32_t shift) { return field(bytes, shift, 0x0F0F0F0Fu); }
+
+// Puts `high` above the lowest Position bits of each byte of `low`.
+template <int Position>
+DEVICE Bytes8 merge(Bytes8 low, Bytes8 high) {
+    return {low.lo | high.lo << Position, low.hi | high.hi << Position};
+}
+
+// Bit i of the lowest four bits, as bit 0 of byte i: the four products of the multiplication do not overlap.
+DEVICE uint32_t spread_bits(uint32_t bits) { return (bits & 15) * 0x00204081u & 0x01010101u; }
+
+// Bit i of `bits` (eight of them), as bit 0 of byte i.
+DEVICE Bytes8 spread_bits8(uint32_t bits) { return {spread_bits(bits), spread_bits(bits >> 4 & 15)}; }
+
+static constexpr float kTwo23 = 8388608.0f;
+
+// 2^23 + byte `index` of `word`, exactly.
+DEVICE float byte_above_two23(uint32_t word, uint32_t index) {
+    return bits_to_float(byte_permute(word, 0x4B000000u, 0x7440u | index));
+}
+
+DEVICE float byte_to_float(uint32_t word, uint32_t index) { return byte_above_two23(word, index) - kTwo23; }
+
+// Signed values stored as bytes with this much added: what codebooks hold and what `negate_bytes` needs.
+static constexpr float kBias = 128.0f;
+
+// Signed bytes to biased ones.
+DEVICE Bytes8 bias_bytes(Bytes8 bytes) { return {bytes.lo ^ 0x80808080u, bytes.hi ^ 0x80808080u}; }
+
+// Biased bytes, negated where bit i of `signs` (eight of them) is set: 128 - v = ~(128 + v) + 1, without a carry.
+DEVICE Bytes8 negate_bytes(Bytes8 biased, uint32_t signs) {
+    const Bytes8 ones = spread_bits8(signs);
+    return {(biased.lo ^ ones.lo * 255) + ones.lo, (biased.hi ^ ones.hi * 255) + ones.hi};
+}
+
+// The eighth sign makes the count even (ggml's ksigns_iq2xs, computed).
+DEVICE uint32_t complete_signs(uint32_t seven) { return seven | (count_ones(seven) & 1) << 7; }
+
+// Sixteen biased bytes: entry 4i + j is byte j of word[i].
+struct Table16 {
+    uint32_t word[4];
+};
+
+// Replaces each nibble (one per byte) by its table entry: per four of them two permutes look up both halves of the
+// table by the low three bits, and a third picks by the fourth bit.
+DEVICE Bytes8 look_up(Table16 table, Bytes8 nibble) {
+    const uint32_t packed = nibble.lo | nibble.hi << 4;  // nibble 2i is entry i of lo, 2i + 1 entry i of hi
+    uint32_t found[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const uint32_t four = packed >> 16 * i;
+        const uint32_t lower = byte_permute(table.word[0], table.word[1], four & 0x7777u);
+        const uint32_t upper = byte_permute(table.word[2], table.word[3], four & 0x7777u);
+        found[i] = byte_permute(lower, upper, 0x3210u | (four >> 1 & 0x4444u));
+    }
+    return {byte_permute(found[0], found[1], 0x6420), byte_permute(found[0], found[1], 0x7531)};
+}
+
+// The integers that scale and offset apply to, as exact floats.
+DEVICE void to_integers(Bytes8 codes, float bias, float (&q)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) q[i] = byte_above_two23(i < 4 ? codes.lo : codes.hi, i & 3) - (kTwo23 + bias);
+}
+
+DEVICE void to_integers(Octet octet, float (&q)[8]) { to_integers(octet.codes, octet.bias, q); }
+
+DEVICE void to_integers(OffsetOctet octet, float (&q)[8]) { to_integers(octet.codes, 0.0f, q); }
+
+// The weights, rounded as ggml does: after the product and, with an offset, once more after the sum.
+template <typename AnyOctet>
+DEVICE void to_weights(AnyOctet octet, float (&w)[8]) {
+    to_integers(octet, w);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        w[i] = octet.scale * w[i];
+        if constexpr (AnyOctet::has_offset) w[i] = w[i] + octet.offset;
+    }
+}
