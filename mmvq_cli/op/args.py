@@ -10,6 +10,10 @@ from mmvq_cli.op.arrays import ArrayView
 from mmvq_cli.op.descriptor import Descriptor, Rows
 from mmvq_cli.op.device import Device
 
+# Vector loads of the CUDA kernels; what cudaMalloc and every allocator above it give.
+_WEIGHT_ALIGNMENT = 16
+_FIT = "make the array fit the descriptor, or the descriptor the array"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Args:
@@ -62,8 +66,9 @@ def bind(args: Args, descriptor: Descriptor, device: Device) -> BoundArgs:
         if not view.contiguous:
             raise InvalidProblem(f"{name} is not C-contiguous", "pass a contiguous copy")
     for name, view in named:
-        _check_device(name, view, device)
+        check_device(name, view, device)
     _check_weight_bytes(views.weights, descriptor)
+    _check_access(views, device)
     return views
 
 
@@ -76,9 +81,11 @@ def _check_shapes(views: BoundArgs, d: Descriptor) -> None:
     _check_rows("activations", views.activations, d.activation_rows, d.activation_row_count, d)
     _check_rows("output", views.output, d.output_rows, d.output_row_count, d)
     if views.activations.shape[1] != d.n_cols:
-        raise InvalidProblem(f"activations have {views.activations.shape[1]} columns, n_cols is {d.n_cols}")
+        raise InvalidProblem(f"activations have {views.activations.shape[1]} columns, n_cols is {d.n_cols}", _FIT)
     if views.output.shape[1] != d.n_rows_per_expert:
-        raise InvalidProblem(f"output has {views.output.shape[1]} columns, n_rows_per_expert is {d.n_rows_per_expert}")
+        raise InvalidProblem(
+            f"output has {views.output.shape[1]} columns, n_rows_per_expert is {d.n_rows_per_expert}", _FIT
+        )
     _check_length("sorted_token_ids", views.sorted_token_ids, d.m_total, "m_total")
     _check_length("expert_offsets", views.expert_offsets, d.n_experts + 1, "n_experts + 1")
     if views.topk_weights is not None:
@@ -98,7 +105,7 @@ def _check_rows(name: str, view: ArrayView, side: Rows, expected: int, d: Descri
 
 def _check_length(name: str, view: ArrayView, expected: int, rule: str) -> None:
     if view.shape != (expected,):
-        raise InvalidProblem(f"{name} has shape {view.shape}, it must be ({expected},), which is {rule}")
+        raise InvalidProblem(f"{name} has shape {view.shape}, it must be ({expected},), which is {rule}", _FIT)
 
 
 def _check_dtype(name: str, view: ArrayView, d: Descriptor) -> None:
@@ -114,7 +121,8 @@ def _check_dtype(name: str, view: ArrayView, d: Descriptor) -> None:
         raise InvalidProblem(f"{name} has dtype {view.dtype}, it must be {' or '.join(allowed)}", "convert it first")
 
 
-def _check_device(name: str, view: ArrayView, device: Device) -> None:
+def check_device(name: str, view: ArrayView, device: Device) -> None:
+    """Raise `InvalidProblem` when the array is not where the plan runs."""
     wrong_index = view.device_index is not None and view.device_index != device.index
     if view.backend != device.backend or (device.backend == "cuda" and wrong_index):
         raise InvalidProblem(
@@ -129,4 +137,14 @@ def _check_weight_bytes(weights: ArrayView, d: Descriptor) -> None:
             f"weights have {weights.n_bytes} bytes, {d.n_experts} experts of {d.n_rows_per_expert} x {d.n_cols} "
             f"{d.format} need {d.weight_bytes}",
             "pass the whole packed tensor",
+        )
+
+
+def _check_access(views: BoundArgs, device: Device) -> None:
+    if not views.output.writable:
+        raise InvalidProblem("output is read-only, results are written into it", "pass a writable array")
+    if device.backend == "cuda" and views.weights.pointer % _WEIGHT_ALIGNMENT:
+        raise InvalidProblem(
+            f"weights start at address {views.weights.pointer:#x}, CUDA kernels need a multiple of {_WEIGHT_ALIGNMENT}",
+            "pass the whole tensor, or a copy of the slice",
         )

@@ -7,6 +7,7 @@ importing torch or CuPy). Device memory is never read.
 from __future__ import annotations
 
 import ctypes
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ _TYPESTR = {
     "f4": "f32", "f2": "f16", "i4": "i32", "u1": "u8", "i1": "i8",
     "u2": "u16", "u4": "u32", "i8": "i64", "u8": "u64", "f8": "f64", "i2": "i16", "b1": "bool",
 }  # fmt: skip
+_FOREIGN_ORDER = ">" if sys.byteorder == "little" else "<"
 # DLPack dtype codes: 0 int, 1 uint, 2 float, 4 bfloat (dlpack.h, DLDataTypeCode).
 _DLPACK_KIND = {0: "i", 1: "u", 2: "f", 4: "bf"}
 # DLPack device types that the CUDA runtime can address: CUDA, pinned host, managed.
@@ -33,6 +35,7 @@ class ArrayView:
     contiguous: bool
     backend: str
     device_index: int | None
+    writable: bool = True
 
     @property
     def n_bytes(self) -> int:
@@ -55,7 +58,7 @@ class ArrayView:
         if interface is not None:
             return _from_interface(interface, array, "cpu")
         if hasattr(array, "__dlpack__"):
-            return _from_dlpack(array)
+            return _from_dlpack(array, name)
         raise InvalidProblem(
             f"{name} is a {type(array).__name__}, not an array",
             "pass a NumPy, CuPy or torch array, or anything with DLPack or __cuda_array_interface__",
@@ -74,16 +77,16 @@ def _attribute(array: Any, protocol: str) -> dict[str, Any] | None:
 def _from_interface(interface: dict[str, Any], array: Any, backend: str) -> ArrayView:
     typestr = interface["typestr"]
     itemsize = int(typestr[2:])
-    dtype = _TYPESTR.get(typestr[1:], typestr)
+    dtype = typestr if typestr[0] == _FOREIGN_ORDER else _TYPESTR.get(typestr[1:], typestr)
     if getattr(getattr(array, "dtype", None), "name", "") == "bfloat16":  # ml_dtypes: the typestr is a void of 2 bytes
         dtype = "bf16"
     shape = tuple(int(n) for n in interface["shape"])
     strides = interface.get("strides")
     elements = None if strides is None else tuple(int(s) // itemsize for s in strides)
     index = getattr(getattr(array, "device", None), "id", None)
-    return ArrayView(
-        int(interface["data"][0] or 0), shape, dtype, itemsize, _is_contiguous(shape, elements), backend, index
-    )
+    pointer, read_only = interface["data"]
+    contiguous = _is_contiguous(shape, elements)
+    return ArrayView(int(pointer or 0), shape, dtype, itemsize, contiguous, backend, index, not read_only)
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bool:
@@ -115,11 +118,14 @@ class _DlTensor(ctypes.Structure):
     )
 
 
-def _from_dlpack(array: Any) -> ArrayView:
+def _from_dlpack(array: Any, name: str) -> ArrayView:
     """Read the unversioned capsule; its deleter runs when the capsule dies, the array itself stays with the caller."""
     kind, _ = array.__dlpack_device__()
-    # stream -1: the producer must not synchronize; ordering is the caller's, as for any launch on a stream.
-    capsule = array.__dlpack__(stream=-1) if int(kind) == 2 else array.__dlpack__()
+    try:
+        # stream -1: the producer must not synchronize; ordering is the caller's, as for any launch on a stream.
+        capsule = array.__dlpack__(stream=-1) if int(kind) == 2 else array.__dlpack__()
+    except (BufferError, RuntimeError) as error:  # torch: a tensor that requires a gradient
+        raise InvalidProblem(f"{name} cannot be shared: {error}", "pass a detached, dense copy") from None
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.restype = ctypes.c_void_p
     get_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)

@@ -49,6 +49,13 @@ class Accumulate(StrEnum):
 
 
 _INT32_LIMIT = 2**31
+_MODES: dict[str, type[StrEnum]] = {
+    "dtype": Dtype,
+    "activation_rows": Rows,
+    "output_rows": Rows,
+    "output_mode": OutputMode,
+    "accumulate": Accumulate,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,15 @@ class Descriptor:
     output_mode: OutputMode = OutputMode.OVERWRITE
     accumulate: Accumulate = Accumulate.ORDERED
 
+    def __post_init__(self) -> None:
+        """Turn written names ("dispatch", "f16") into members; `validate` refuses what is none."""
+        for name, kind in _MODES.items():
+            value = getattr(self, name)
+            if value in tuple(kind):
+                object.__setattr__(self, name, kind(value))
+        if isinstance(self.format, str):
+            object.__setattr__(self, "format", FORMATS.get(self.format.upper(), self.format))
+
     def validate(self) -> None:
         """Raise the first broken rule, in the contract's order.
 
@@ -83,7 +99,7 @@ class Descriptor:
             self._check_size(name)
         if self.top_k <= 0:
             raise InvalidProblem(f"top_k is {self.top_k}, it must be positive", "pass the experts chosen per token")
-        if FORMATS.get(self.format.name) != self.format:
+        if self.format not in FORMATS.values():
             raise Unsupported(f"{self.format} has no kernel", "`mmvq list formats` shows the supported formats")
         if self.dtype not in tuple(Dtype):
             raise Unsupported(f"activation dtype {self.dtype} has no kernel", f"use one of {', '.join(Dtype)}")
@@ -92,6 +108,11 @@ class Descriptor:
                 f"n_cols is {self.n_cols}, not a multiple of {self.format}'s block of {self.format.block_size} weights",
                 "pad the rows, or store the tensor in a format with a smaller block",
             )
+
+        for name, kind in _MODES.items():
+            value = getattr(self, name)
+            if value not in tuple(kind):
+                raise InvalidProblem(f"{name} is {value!r}", f"use one of {', '.join(kind)}")
 
     def _check_size(self, name: str) -> None:
         value = getattr(self, name)
@@ -122,8 +143,8 @@ class Descriptor:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to multiply: no dispatch, no row or no column."""
-        return 0 in (self.m_total, self.n_rows_per_expert, self.n_cols)
+        """Whether there is nothing to multiply: no dispatch, no token, no row or no column."""
+        return 0 in (self.m_total, self.m_tokens, self.n_rows_per_expert, self.n_cols)
 
     @property
     def expert_bytes(self) -> int:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from mmvq_cli.errors import UsageError, WorkspaceTooSmall
-from mmvq_cli.op.args import Args, BoundArgs, bind
+from mmvq_cli.op.args import Args, BoundArgs, bind, check_device
 from mmvq_cli.op.arrays import ArrayView
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
@@ -112,6 +112,8 @@ class Plan:
         scratch = None if workspace is None else ArrayView.of(workspace, "workspace")
         if needed and (scratch is None or scratch.n_bytes < needed):
             raise WorkspaceTooSmall(needed, 0 if scratch is None else scratch.n_bytes)
+        if needed and scratch is not None:
+            check_device("workspace", scratch, self.device)
         executor = _executor(self.device.backend)
         executor.execute(self, views, scratch.pointer if scratch and needed else 0, stream)
 

@@ -51,7 +51,7 @@ def layout_checks() -> str:
     """C++ static assertions that `kernels/problem.cuh` declares the same struct."""
     lines = [f'static_assert(sizeof(Problem) == {ctypes.sizeof(Problem)}, "Problem differs from op/problem.py");']
     lines += [
-        f'static_assert(offsetof(Problem, {name}) == {getattr(Problem, name).offset}, "{name} differs");'
+        f'static_assert(OFFSET_OF(Problem, {name}) == {getattr(Problem, name).offset}, "{name} differs");'
         for name in (*_POINTERS, *_INTEGERS)
     ]
     return "\n".join(lines) + "\n"

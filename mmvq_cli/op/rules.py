@@ -19,9 +19,13 @@ MINIMUM_COMPUTE_CAPABILITY = (8, 0)
 # Shape of the grouped kernel; the same names reach kernels/grouped.cu as defines.
 WARPS = 4
 ROWS_PER_WARP = 4
-COLUMNS = 8  # dispatches of one expert that share one read of its rows
+OCTETS = 2  # neighbouring groups of 8 weights per lane and step
+COLUMNS = 4  # dispatches of one expert that share one read of its rows
 _MAX_GRID_X = 2**31 - 1
 _HELPER_THREADS = 256
+_INDEX_THREADS = 1024
+_ONE_BLOCK_DISPATCHES = 8192  # up to here one block indexes them faster than two launches do
+_COMBINE_ROWS = 512
 
 _ACTIVATION_CODE = {Dtype.F32: 0, Dtype.F16: 1, Dtype.BF16: 2}
 
@@ -132,16 +136,27 @@ def _grouped_launches(d: Descriptor) -> list[Launch]:
     if d.output_rows == "token" and d.top_k == 1 and not d.adds and d.m_total < d.m_tokens:
         launches.append(_clear_output(d))
     if d.combines:
-        launches += [
-            _helper("clear_token_counts", d.m_tokens, d),
-            _helper("append_dispatches", d.m_total, d),
-        ]
+        launches += _index(d)
     launches.append(_grouped(d))
     if d.combines:
-        launches.append(
-            Launch("combine", "combine.cu", _activation_define(d), (d.m_tokens, 1, 1), (_HELPER_THREADS, 1, 1))
-        )
+        launches.append(_combine(d))
     return launches
+
+
+def _index(d: Descriptor) -> list[Launch]:
+    """Collect each token's dispatches."""
+    if max(d.m_total, d.m_tokens) <= _ONE_BLOCK_DISPATCHES:
+        return [Launch("index_dispatches", "combine.cu", _combine_defines(d), (1, 1, 1), (_INDEX_THREADS, 1, 1))]
+    return [_helper("clear_token_counts", d.m_tokens, d), _helper("append_dispatches", d.m_total, d)]
+
+
+def _combine(d: Descriptor) -> Launch:
+    blocks = min(d.m_tokens * -(-d.n_rows_per_expert // _COMBINE_ROWS), _MAX_GRID_X)
+    return Launch("combine", "combine.cu", _combine_defines(d), (blocks, 1, 1), (_HELPER_THREADS, 1, 1))
+
+
+def _combine_defines(d: Descriptor) -> tuple[tuple[str, int], ...]:
+    return (*_activation_define(d), ("MMVQ_COMBINE_ROWS", _COMBINE_ROWS))
 
 
 def _activation_define(d: Descriptor) -> tuple[tuple[str, int], ...]:
@@ -150,7 +165,7 @@ def _activation_define(d: Descriptor) -> tuple[tuple[str, int], ...]:
 
 def _helper(entry: str, n_items: int, d: Descriptor) -> Launch:
     blocks = min(-(-n_items // _HELPER_THREADS), _MAX_GRID_X)
-    return Launch(entry, "combine.cu", _activation_define(d), (max(blocks, 1), 1, 1), (_HELPER_THREADS, 1, 1))
+    return Launch(entry, "combine.cu", _combine_defines(d), (max(blocks, 1), 1, 1), (_HELPER_THREADS, 1, 1))
 
 
 def _clear_output(d: Descriptor) -> Launch:
@@ -164,6 +179,7 @@ def _grouped(d: Descriptor) -> Launch:
     defines = (
         *format_defines(d),
         ("MMVQ_COLUMNS", COLUMNS),
+        ("MMVQ_OCTETS", OCTETS),
         ("MMVQ_ROWS_PER_WARP", ROWS_PER_WARP),
         ("MMVQ_WARPS", WARPS),
     )

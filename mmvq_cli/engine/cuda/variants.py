@@ -1,0 +1,147 @@
+"""Every kernel source that can be asked for on an architecture, so that all can be compiled where there is no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+from mmvq_cli.engine.cuda.build import Resources, build_cubin
+from mmvq_cli.engine.cuda.source import format_defines as weight_defines
+from mmvq_cli.errors import UsageError
+from mmvq_cli.op import (
+    FORMATS,
+    Accumulate,
+    Descriptor,
+    Device,
+    Dtype,
+    Format,
+    OutputMode,
+    Plan,
+    Preference,
+    Rows,
+    known_devices,
+)
+from mmvq_cli.op.rules import format_defines
+
+Defines = tuple[tuple[str, int | str], ...]
+
+# Kernels that may spill, by `Variant.name` and architecture, and the bytes that they may. None does.
+ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {}
+
+# Sizes on both sides of what a rule may look at: dispatches per expert, columns, rows.
+_TOKENS = (1, 16, 512)
+_COLUMNS = (256, 7168)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One source text: a file of kernels/ with its compile-time values; `label` names what they choose."""
+
+    source: str
+    defines: Defines
+    label: str
+
+    @property
+    def name(self) -> str:
+        """File and label, such as `grouped.cu Q4_K f32`."""
+        return f"{self.source} {self.label}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A variant's outcome on one architecture."""
+
+    name: str
+    architecture: str
+    cubin_bytes: int
+    source_sha256: str
+    kernels: tuple[Resources, ...]
+
+    @property
+    def spill_bytes(self) -> int:
+        """Bytes that its worst kernel spills."""
+        return max(kernel.spill_bytes for kernel in self.kernels)
+
+    @property
+    def spills_too_much(self) -> bool:
+        """Whether it spills more than its exception, if it has one, allows."""
+        return self.spill_bytes > ALLOWED_SPILL_BYTES.get((self.name, self.architecture), 0)
+
+
+def compile_variant(variant: Variant, architecture: str) -> Compiled:
+    """Compile, or take from the cache.
+
+    Raises `BuildError`, `EnvironmentInvalid`.
+    """
+    cubin = build_cubin(variant.source, dict(variant.defines), architecture)
+    return Compiled(variant.name, architecture, len(cubin.image), cubin.source_sha256, cubin.resources)
+
+
+def common_variants() -> tuple[Variant, ...]:
+    """List the sources that no weight format reaches and no plan picks."""
+    return tuple(Variant(source, (), "") for source in ("canary.cu", "fill.cu", "validate.cu"))
+
+
+@cache
+def format_variants(format: Format, architecture: str) -> tuple[Variant, ...]:
+    """List, without repetition, what `Plan.select` can return for a format, and its oracle and dequantizer.
+
+    Raises `UsageError` for an architecture that is not spelled `sm_90`.
+    """
+    device = _device(architecture)
+    variants = [Variant("dequantize.cu", tuple(weight_defines(format).items()), format.name)]
+    for descriptor in _descriptors(format):
+        label = f"{format} {descriptor.dtype}"
+        variants.append(Variant("oracle.cu", format_defines(descriptor), label))
+        for preference in Preference:
+            for launch in Plan.select(descriptor, device, preference).launches:
+                of_format = any(name == "MMVQ_FORMAT" for name, _ in launch.defines)
+                variants.append(Variant(launch.source, launch.defines, label if of_format else descriptor.dtype.value))
+    return tuple(dict.fromkeys(variants))
+
+
+def all_variants(architecture: str) -> tuple[Variant, ...]:
+    """List every variant of every format once."""
+    by_format = [variant for format in FORMATS.values() for variant in format_variants(format, architecture)]
+    return tuple(dict.fromkeys([*common_variants(), *by_format]))
+
+
+def _descriptors(format: Format) -> Iterator[Descriptor]:
+    """Yield problems that differ in everything a rule can look at; an empty one comes first."""
+    for dtype in Dtype:
+        yield Descriptor(n_experts=1, n_rows_per_expert=1, m_tokens=1, format=format, dtype=dtype)
+        axes = product(_TOKENS, _COLUMNS, (1, 8), Rows, Rows, OutputMode, Accumulate)
+        for m_tokens, n_cols, top_k, activation_rows, output_rows, output_mode, accumulate in axes:
+            yield Descriptor(
+                n_experts=8,
+                n_rows_per_expert=1536,
+                n_cols=n_cols,
+                m_total=m_tokens * top_k,
+                m_tokens=m_tokens,
+                top_k=top_k,
+                format=format,
+                dtype=dtype,
+                activation_rows=activation_rows,
+                output_rows=output_rows,
+                output_mode=output_mode,
+                accumulate=accumulate,
+            )
+
+
+def _device(architecture: str) -> Device:
+    """Take a known device of the architecture, or one of middling size."""
+    prefix, _, digits = architecture.partition("_")
+    if prefix != "sm" or not digits.isdecimal() or len(digits) < 2:
+        raise UsageError(f"{architecture!r} is no architecture", "spell it like sm_90")
+    known = [device for device in known_devices().values() if device.architecture == architecture]
+    generic = Device(
+        name=architecture,
+        backend="cuda",
+        compute_capability=(int(digits[:-1]), int(digits[-1])),
+        sm_count=128,
+        l2_bytes=64 * 2**20,
+        memory_bytes=48 * 2**30,
+    )
+    return known[0] if known else generic

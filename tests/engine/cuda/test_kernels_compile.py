@@ -1,0 +1,55 @@
+"""Every source that a plan can ask for on sm_90 compiles without spills; one test a format, so that they spread."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from mmvq_cli.engine.cuda.variants import all_variants, common_variants, compile_variant, format_variants
+from mmvq_cli.errors import UsageError
+from mmvq_cli.op import FORMATS, Dtype
+
+pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="CuPy's NVRTC binding is not installed")
+
+ARCHITECTURE = "sm_90"
+
+
+@pytest.fixture(autouse=True)
+def _cache_in_the_checkout(monkeypatch, pytestconfig):
+    """Kernels that did not change are not compiled again; git ignores build/."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pytestconfig.rootpath / "build" / "test-cache"))
+
+
+def check(variants):
+    compiled = [compile_variant(variant, ARCHITECTURE) for variant in variants]
+    assert all(row.kernels and row.cubin_bytes for row in compiled)
+    assert [(row.name, row.spill_bytes) for row in compiled if row.spills_too_much] == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_source_of_a_format(name):
+    check(format_variants(FORMATS[name], ARCHITECTURE))
+
+
+def test_the_sources_of_no_format():
+    check(common_variants())
+
+
+def test_the_list_reaches_each_format_with_each_dtype():
+    names = {variant.name for variant in all_variants(ARCHITECTURE)}
+    by_dtype = product(("grouped.cu", "oracle.cu"), FORMATS, Dtype)
+    expected = {f"{source} {format} {dtype}" for source, format, dtype in by_dtype}
+    assert expected | {f"dequantize.cu {name}" for name in FORMATS} <= names
+    assert {"combine.cu f32", "combine.cu f16", "combine.cu bf16", "fill.cu", "validate.cu", "canary.cu"} <= names
+
+
+def test_no_variant_is_listed_twice():
+    variants = all_variants(ARCHITECTURE)
+    assert len(set(variants)) == len(variants) == len({variant.name for variant in variants})
+
+
+@pytest.mark.parametrize("spelling", ["90", "sm90", "sm_9", "sm_90a", ""])
+def test_an_architecture_must_be_spelled_right(spelling):
+    with pytest.raises(UsageError, match="no architecture"):
+        all_variants(spelling)
