@@ -98,6 +98,7 @@ class CaseRecorder:
         v = check.verdict
         tile = v.worst_tile
         self._correctness = {
+            "oracle": self.facts.get("oracle"),
             "bound_used_pct": finite(100 * v.bound_used),
             "worst_index": v.worst_index,
             "nmse": finite(v.nmse),

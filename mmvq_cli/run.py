@@ -15,8 +15,6 @@ from mmvq_cli.errors import (
     BuildError,
     InvalidProblem,
     LaunchError,
-    ModelError,
-    OpenError,
     OutOfMemory,
     Unsupported,
 )
@@ -80,7 +78,7 @@ def run_case(case: Case, session: Session, recorder: CaseRecorder, observe: Obse
         return recorder.failed(Status.LAUNCH_ERROR, error.message)
     except Unsupported as error:
         return recorder.failed(Status.UNSUPPORTED, error.message)
-    except (InvalidProblem, ModelError, OpenError) as error:
+    except InvalidProblem as error:
         return recorder.failed(Status.SKIPPED, error.message)
 
 

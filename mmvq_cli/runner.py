@@ -65,6 +65,7 @@ def run_suite(
     git = git_state(Path(__file__).parent)
     with Worker(settings) as worker:
         store, done = _open_store(suite, settings, worker, folder, git.rev[:10] if git else "nogit", resume)
+        store.require_writable()  # before the first case, not after it
         identity = RunIdentity(store.path.stem, suite.name, git)
         records = []
         end_s = None if time_budget_s is None else time.monotonic() + time_budget_s

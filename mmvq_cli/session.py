@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -106,7 +107,12 @@ def _open_engine(settings: RunSettings) -> Engine:
 
 
 def git_state(folder: Path) -> Git | None:
-    """Commit and dirtiness of the checkout that holds `folder`; None outside one or without git."""
+    """Commit and dirtiness of the checkout that holds `folder`; None outside one or without git.
+
+    A copy of a checkout without its history can name its commit in `MMVQ_COMMIT`; it counts as clean.
+    """
+    if commit := os.environ.get("MMVQ_COMMIT"):
+        return Git(rev=commit, dirty=False)
     try:
         rev = _git(folder, "rev-parse", "HEAD")
         return Git(rev=rev, dirty=bool(_git(folder, "status", "--porcelain", "--untracked-files=no")))

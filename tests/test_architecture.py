@@ -29,6 +29,7 @@ RANK = {
     "measure": 6,
     "record": 7,
     "suite": 8,
+    "edges": 9,
     "recording": 9,
     "session": 9,
     "run": 10,

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,9 +103,12 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run with these arguments and return the exit code; every error is printed here."""
+    """Run with these arguments and return the exit code; every error and warning is printed here."""
+    warnings.showwarning = _print_warning
     try:
         result: Any = app(args=arguments or ["--help"], prog_name="mmvq", standalone_mode=False)
+        if result == ExitCode.INTERRUPTED:  # typer turns Ctrl-C into this code, without a word
+            _print_error("interrupted", "")
         return int(result or ExitCode.OK)
     except MmvqError as error:
         _print_error(error.message, error.hint)
@@ -127,6 +131,10 @@ def run(arguments: list[str]) -> int:
             "please report it with the output of the same command under MMVQ_DEBUG=1",
         )
         return ExitCode.ENVIRONMENT
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _print_error(message: str, hint: str) -> None:

@@ -35,7 +35,14 @@ def doctor(
     engine: Annotated[Engine, typer.Option(help="Fail (exit 4) when this engine cannot run here.")] = Engine.AUTO,
     output: Annotated[Output, typer.Option("--output", "-o", help="Form of the answer.")] = Output.TABLE,
 ) -> None:
-    """Check driver, GPUs, CuPy, NVRTC, headers, cache and packages, and say how to mend what is wrong."""
+    """Check driver, GPUs, CuPy, NVRTC, headers, cache and packages, and say how to mend what is wrong.
+
+    [bold]Examples[/bold]
+
+    mmvq doctor
+
+    mmvq doctor --engine cuda -o json
+    """
     diagnosis = diagnose()
     if output is Output.JSON:
         typer.echo(_to_json(diagnosis))

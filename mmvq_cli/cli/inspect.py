@@ -38,6 +38,12 @@ def inspect(
 ) -> None:
     """Show what a model holds: architecture, expert tensors, router, biases and scales, which tensors have kernels.
 
+    [bold]Examples[/bold]
+
+    mmvq inspect model.gguf
+
+    mmvq inspect model-00001-of-00004.gguf -o json
+
     Only headers are read, so the size of the file does not matter.
     """
     summary = summarize(open_model(model))

@@ -51,18 +51,22 @@ class ArrayView:
 
         Raises `InvalidProblem` when it speaks none of the protocols.
         """
-        interface = _attribute(array, "__cuda_array_interface__")
-        if interface is not None:
-            return _from_interface(interface, array, "cuda")
-        interface = _attribute(array, "__array_interface__")
-        if interface is not None:
-            return _from_interface(interface, array, "cpu")
+        for protocol, backend in (("__cuda_array_interface__", "cuda"), ("__array_interface__", "cpu")):
+            interface = _attribute(array, protocol)
+            if interface is not None and not _is_opaque(interface, array):
+                return _from_interface(interface, array, backend)
         if hasattr(array, "__dlpack__"):
             return _from_dlpack(array, name)
         raise InvalidProblem(
             f"{name} is a {type(array).__name__}, not an array",
             "pass a NumPy, CuPy or torch array, or anything with DLPack or __cuda_array_interface__",
         )
+
+
+def _is_opaque(interface: dict[str, Any], array: Any) -> bool:
+    """Whether the elements are bytes without a meaning (`<V2`, as torch says of bf16) that DLPack can name."""
+    has_name = getattr(getattr(array, "dtype", None), "name", None) is not None
+    return interface["typestr"][1] == "V" and not has_name and hasattr(array, "__dlpack__")
 
 
 def _attribute(array: Any, protocol: str) -> dict[str, Any] | None:

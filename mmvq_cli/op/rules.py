@@ -109,6 +109,11 @@ def _build_cpu(d: Descriptor, device: Device) -> Choice:
     )
 
 
+def _atomic_error_constant(d: Descriptor) -> float:
+    """Every one of a token's top_k additions rounds to the output dtype, on top of the f32 arithmetic."""
+    return 32.0 + d.top_k * d.dtype.unit_roundoff * 2.0**24
+
+
 def _build_grouped(d: Descriptor, device: Device) -> Choice:
     atomic = _is_atomic_sum(d)
     return Choice(
@@ -118,7 +123,7 @@ def _build_grouped(d: Descriptor, device: Device) -> Choice:
         guarantee=PrecisionGuarantee(
             math="f32",
             accumulator="f32",
-            error_constant=32.0,
+            error_constant=_atomic_error_constant(d) if atomic else 32.0,
             deterministic=not atomic,
             bit_stable_on_same_hardware=not atomic,
             batch_invariant=not atomic,

@@ -307,6 +307,8 @@ class Correctness(Group):
 
     status: Status
     """How the case ended."""
+    oracle: str | None = None
+    """Dequantizer behind the exact answer, with its version."""
     reason: str | None = None
     """Why it is not PASSED, in words."""
     needed_bytes: int | None = None

@@ -47,6 +47,17 @@ class RecordStore:
     def __init__(self, folder: Path, run_id: str) -> None:
         self.path = folder / f"{run_id}.jsonl"
 
+    def require_writable(self) -> None:
+        """Raise `OpenError` when the folder cannot be made or the file in it not be opened; leaves no empty file."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not self.path.exists()
+            self.path.open("ab").close()
+            if is_new:
+                self.path.unlink()
+        except OSError as error:
+            raise _cannot("write", self.path, error) from error
+
     def append(self, record: Record) -> None:
         """Add one line; it is on the disk when this returns.
 

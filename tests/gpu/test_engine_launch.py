@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mmvq_cli.check import judge
+from mmvq_cli.engine.base import Reference
 from mmvq_cli.engine.cuda import CudaEngine, load_kernel, prepare
 from mmvq_cli.engine.discovery import cuda_available
+from mmvq_cli.engine.elements import widen
 from mmvq_cli.errors import LaunchError
 from mmvq_cli.model.synthetic import random_blocks
 from mmvq_cli.op import FORMATS, Accumulate, Args, Descriptor, Dtype, OutputMode, Plan, Rows
@@ -63,14 +66,17 @@ def scratch(engine, plan):
 
 
 def assert_within_bound(engine, plan, args, old=0.0):
-    """The verdict of op.md; `old` is what the output held when it counts."""
-    d = plan.descriptor
-    reference = engine.reference(d, args)
-    error = np.abs(engine.download(args.output).astype(np.float64) - (reference.values + old))
-    bound = d.dtype.unit_roundoff * np.abs(
-        reference.values + old
-    ) + plan.precision_guarantee.error_constant * 2.0**-24 * (reference.magnitude + old)
-    assert (error <= bound).all(), f"worst {np.max(error / bound):.2f} of the bound at {np.argmax(error / bound)}"
+    """The verdict of the checker; `old` is what the output held when it counts."""
+    exact = engine.reference(plan.descriptor, args)
+    verdict = judge(
+        widen(engine.download(args.output), plan.descriptor.dtype),
+        Reference(exact.values + old, exact.magnitude + old),
+        plan.descriptor,
+        plan.precision_guarantee,
+        engine.download(args.sorted_token_ids),
+        engine.download(args.expert_offsets),
+    )
+    assert verdict.passed, verdict
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_K", "Q6_K", "Q8_0", "IQ2_XS", "F16"])

@@ -115,5 +115,5 @@ class CudaEngine:
         return facts | {
             "nvrtc": nvrtc_version(),
             "cupy": self.xp.__version__,
-            "dequantizer": "kernels/dequantize.cu",
+            "oracle": "kernels/oracle.cu",
         }

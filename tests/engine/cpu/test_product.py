@@ -30,9 +30,7 @@ def verdict(d, args, old=0.0):
     """The engine's output, judged by the plan's own guarantee against the exact answer."""
     output, reference = run(d, args, old), ENGINE.reference(d, args)
     if d.adds:
-        reference = replace(
-            reference, values=reference.values + old, magnitude=reference.magnitude + abs(old)
-        )
+        reference = replace(reference, values=reference.values + old, magnitude=reference.magnitude + abs(old))
     guarantee = Plan.select(d, CPU).precision_guarantee
     assert guarantee.error_constant <= 32
     return judge(output, reference, d, guarantee, args.sorted_token_ids, args.expert_offsets)
@@ -141,7 +139,14 @@ def test_f16_overflows_to_inf_with_the_right_sign_and_f32_does_not():
 def test_sums_are_rounded_once():
     """256 times 1/64 of a unit in the last place on top of 256: lost if every dispatch were rounded to f16."""
     d = make_descriptor(
-        n_experts=1, n_rows_per_expert=1, n_cols=32, m_tokens=1, m_total=257, top_k=257, format=FORMATS["F32"], dtype="f16"
+        n_experts=1,
+        n_rows_per_expert=1,
+        n_cols=32,
+        m_tokens=1,
+        m_total=257,
+        top_k=257,
+        format=FORMATS["F32"],
+        dtype="f16",
     )
     weights = np.zeros((1, 1, 32), np.float32)
     weights[0, 0, 0] = 1

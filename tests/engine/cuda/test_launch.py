@@ -112,9 +112,9 @@ def test_an_empty_problem_that_adds_launches_nothing(cuda):
 def test_a_refused_launch_names_the_status_and_the_kernel(cuda):
     plan, args = Plan.select(PROBLEM, H200), arguments(PROBLEM)
     cuda.launch_error = "CUDA_ERROR_INVALID_VALUE: invalid argument"
-    with pytest.raises(LaunchError, match="clear_token_counts failed: CUDA_ERROR_INVALID_VALUE") as caught:
+    with pytest.raises(LaunchError, match="index_dispatches failed: CUDA_ERROR_INVALID_VALUE") as caught:
         plan.run(args, on_device(np.zeros(plan.workspace_size(), np.uint8)))
-    assert caught.value.kernel == "clear_token_counts"
+    assert caught.value.kernel == "index_dispatches"
     assert "INVALID_VALUE" in caught.value.status
 
 
