@@ -102,7 +102,9 @@ DEVICE void tile_of_any_width(const Problem& p, const Tile& tile, int32_t first_
     tile_products<WIDTH>(p, tile, first_row);
 }
 
-KERNEL_BOUNDED(32 * MMVQ_WARPS, 3) grouped(const GRID_CONSTANT Problem p) {
+// No bound on blocks per multiprocessor: with one, Q4_K ran 10 to 20 % slower on an H200 (results/README.md); the few
+// variants that spill some bytes without it are listed in engine/cuda/variants.py.
+KERNEL_BOUNDED(32 * MMVQ_WARPS) grouped(const GRID_CONSTANT Problem p) {
     const int64_t n_slots = slot_count<COLUMNS>(p);
     const int64_t n_row_blocks = (p.n_rows_per_expert + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK;
     // Slots run fastest: the tiles of one expert meet the same rows at the same time, and all but the first read from L2.

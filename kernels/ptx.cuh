@@ -33,8 +33,7 @@ using uint64_t = unsigned long long;
 #define SHARED __shared__
 #define GRID_CONSTANT __grid_constant__  // a parameter that stays in constant memory even when its address is taken
 #define KERNEL extern "C" __global__ void
-// At most `threads` per block, and registers for `blocks` of them on a multiprocessor at once.
-#define KERNEL_BOUNDED(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+#define KERNEL_BOUNDED(threads) extern "C" __global__ void __launch_bounds__(threads)
 #endif
 
 // Reads one T at `p`, which is aligned to sizeof(T).

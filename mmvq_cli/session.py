@@ -35,6 +35,13 @@ class RunSettings:
     case_timeout_s: float = 600.0
 
 
+def sampling_for(engine: str, max_samples: int) -> SamplingSettings:
+    """How long to sample: on the CPU shorter, because other processes keep its times from ever settling."""
+    if engine == "cpu":
+        return SamplingSettings(max_samples=max_samples, warmup_max_s=0.5, budget_s=1.0)
+    return SamplingSettings(max_samples=max_samples)
+
+
 def resolve_engine(wanted: str) -> tuple[str, str]:
     """The engine to use for `auto`, `cuda` or `cpu`, and why it is not the GPU ("" when nothing needs saying).
 

@@ -114,8 +114,7 @@ def bench(
     shows a time. Records are appended to --results after every case.
     """
     from mmvq_cli.cli.execute import OutputChoice, announce_engine, execute, print_cases
-    from mmvq_cli.measure import SamplingSettings
-    from mmvq_cli.session import RunSettings
+    from mmvq_cli.session import RunSettings, sampling_for
 
     choice = OutputChoice(format=output, exports=tuple(exports or ()), folder=results, quiet=quiet)
     choice.validate()
@@ -145,7 +144,7 @@ def bench(
         engine=resolved,
         device_index=device,
         draws_n=draws,
-        sampling=SamplingSettings(max_samples=samples),
+        sampling=sampling_for(resolved, samples),
         case_timeout_s=timeout,
     )
     execute(chosen, settings, choice, resume=resume, time_budget_s=time_budget)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from mmvq_cli.op import Descriptor, Rows
 
 _CHUNK_BYTES = 1 << 20  # fits a core's L2 beside the activations
 _MAX_CHUNK_ROWS = 256
+_ONE_THREAD_WEIGHTS = 1 << 21  # below, handing work to other threads takes longer than the work
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +67,23 @@ def multiply(descriptor: Descriptor, args: HostArgs) -> None:
         if not descriptor.adds:
             args.output[...] = 0
         return
+    activations = widen(args.activations, descriptor.dtype)
+    touched = np.flatnonzero(np.diff(args.expert_offsets))
+    n_weights = len(touched) * descriptor.n_rows_per_expert * descriptor.n_cols
+    chunk = _chunk_rows(descriptor)
+    chunks = [
+        slice(first, min(first + chunk, descriptor.n_rows_per_expert))
+        for first in range(0, descriptor.n_rows_per_expert, chunk)
+    ]
+    work = partial(_multiply_rows, descriptor, args, activations, touched)
+    if n_weights <= _ONE_THREAD_WEIGHTS:
+        for rows in chunks:
+            work(rows)
+        return
     # One BLAS thread per worker: two levels of threads would fight for the same cores.
     with _blas().limit(limits=1, user_api="blas"):
-        _multiply(descriptor, args)
-
-
-def _multiply(d: Descriptor, args: HostArgs) -> None:
-    activations = widen(args.activations, d.dtype)
-    touched = np.flatnonzero(np.diff(args.expert_offsets))
-    chunk = _chunk_rows(d)
-
-    def work(first_row: int) -> None:
-        rows = slice(first_row, min(first_row + chunk, d.n_rows_per_expert))
-        _multiply_rows(d, args, activations, touched, rows)
-
-    for _ in _pool().map(work, range(0, d.n_rows_per_expert, chunk)):
-        pass
+        for _ in _pool().map(work, chunks):
+            pass
 
 
 def _chunk_rows(d: Descriptor) -> int:
