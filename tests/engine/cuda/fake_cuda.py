@@ -180,7 +180,17 @@ def fake_module(fake: FakeCuda) -> ModuleType:
 
 
 def compile_nothing(source, name, architecture):
-    entries = ("clear_output", "index_dispatches", "clear_token_counts", "append_dispatches", "combine", "grouped", "fill_blocks",
-               "dequantize", "oracle_dispatches", "validate_routing")  # fmt: skip
+    entries = (
+        "clear_output",
+        "index_dispatches",
+        "clear_token_counts",
+        "append_dispatches",
+        "combine",
+        "grouped",
+        "fill_blocks",
+        "dequantize",
+        "oracle_dispatches",
+        "validate_routing",
+    )
     rows = tuple(build.Resources(entry, 40, 1024, 0, 0) for entry in entries)
     return build.Cubin(b"cubin", architecture, "", source.sha256, "f" * 64, rows)
