@@ -21,5 +21,5 @@ def resource_root(name: str) -> Path:
             return root
     raise EnvironmentInvalid(
         f"the folder {name}/ is missing from this installation ({here})",
-        "reinstall: pip install --force-reinstall mmvq, or run from a complete checkout",
+        "reinstall: pip install --force-reinstall . in a complete checkout",
     )

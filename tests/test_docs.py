@@ -8,6 +8,7 @@ import pytest
 from mmvq_cli.cli.app import COMMANDS, EXIT_CODES, run
 from mmvq_cli.errors import ExitCode
 from mmvq_cli.suite import known_suites
+from scripts.refresh_readme import refreshed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -62,3 +63,8 @@ def test_suites_are_described_in_their_files():
 
 def test_the_exit_codes_are_named_in_words():
     assert EXIT_CODES.count("·") == len(ExitCode) - 1
+
+
+def test_the_speed_table_is_what_the_committed_records_say():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert refreshed(text) == text, "run python -m scripts.refresh_readme"

@@ -168,7 +168,7 @@ def _nvrtc() -> Any:
     except (ImportError, RuntimeError, OSError) as error:
         raise EnvironmentInvalid(
             f"NVRTC, which compiles the kernels, cannot be loaded: {error}",
-            "pip install 'mmvq[cuda13]' (or cuda12) brings it; --engine cpu needs none",
+            "pip install '.[cuda13]' (or cuda12) in the checkout brings it; --engine cpu needs none",
         ) from error
     return nvrtc
 

@@ -38,7 +38,7 @@ def import_cupy() -> Any:
     except Exception as error:  # a half-installed CuPy raises whatever its shared libraries raise
         raise EnvironmentInvalid(
             f"CuPy, which the CUDA engine needs, cannot be imported: {error}",
-            f"pip install 'mmvq[cuda13]' (or cuda12, by the driver); {_CPU_HINT}",
+            f"pip install '.[cuda13]' (or cuda12, by the driver) in the checkout; {_CPU_HINT}",
         ) from error
     try:
         n_devices = cupy.cuda.runtime.getDeviceCount()

@@ -81,5 +81,5 @@ class _Inliner:
         except OSError as error:
             raise EnvironmentInvalid(
                 f"kernels/{name}, needed by {included_by}, cannot be read: {error.strerror}",
-                "reinstall: pip install --force-reinstall mmvq, or run from a complete checkout",
+                "reinstall: pip install --force-reinstall . in a complete checkout",
             ) from error

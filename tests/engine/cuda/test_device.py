@@ -67,7 +67,7 @@ def test_a_missing_cupy_names_the_extra(cuda, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(EnvironmentInvalid, match="CuPy") as caught:
         import_cupy()
-    assert "mmvq[cuda13]" in caught.value.hint
+    assert ".[cuda13]" in caught.value.hint
     assert "--engine cpu" in caught.value.hint
 
 
