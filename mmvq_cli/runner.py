@@ -25,6 +25,9 @@ _CODES = {
 class Observer(Protocol):
     """Told what happens; progress bars and plain lines are observers."""
 
+    def opened(self, path: Path) -> None:
+        """Records go to this file."""
+
     def started(self, case: Case, index: int, total: int) -> None:
         """Case `index` of `total` (from 0) begins."""
 
@@ -66,6 +69,7 @@ def run_suite(
     with Worker(settings) as worker:
         store, done = _open_store(suite, settings, worker, folder, git.rev[:10] if git else "nogit", resume)
         store.require_writable()  # before the first case, not after it
+        observer.opened(store.path)
         identity = RunIdentity(store.path.stem, suite.name, git)
         records = []
         end_s = None if time_budget_s is None else time.monotonic() + time_budget_s

@@ -56,6 +56,10 @@ class Watcher:
 
     def __init__(self, folder):
         self.folder, self.seen, self.on_disk = folder, [], []
+        self.path = None
+
+    def opened(self, path):
+        self.path = path
 
     def started(self, case, index, total):
         self.seen.append((case.id, index, total))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -26,6 +27,7 @@ class ProgressObserver:
     def __init__(self, total: int, quiet: bool) -> None:
         self._quiet = quiet
         self._case_id = ""
+        self._path: Path | None = None
         self._index, self._total = 0, total
         self._start_s = time.monotonic()
         console = Console(stderr=True)
@@ -51,6 +53,12 @@ class ProgressObserver:
     ) -> None:
         if self._bar:
             self._bar.stop()
+        if kind is KeyboardInterrupt and self._path is not None:
+            note(f"the records so far are in {self._path}; the same command with --resume goes on", self._quiet)
+
+    def opened(self, path: Path) -> None:
+        """Remember where the records are, for whoever interrupts the run."""
+        self._path = path
 
     def started(self, case: Case, index: int, total: int) -> None:
         """Name the case."""

@@ -186,10 +186,13 @@ def test_ctrl_c_ends_with_130_and_whole_records(tmp_path):
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert err.startswith("[1/12]")
-    assert err.splitlines()[-1] == "error: interrupted"
+    (path,) = (tmp_path / "results").glob("*.jsonl")
+    assert err.splitlines()[-2:] == [
+        f"the records so far are in results/{path.name}; the same command with --resume goes on",
+        "error: interrupted",
+    ]
     assert "Traceback" not in err
     assert out == ""
-    (path,) = (tmp_path / "results").glob("*.jsonl")
     assert [record.status.value for record in read_records(path)] == ["PASSED"] * len(path.read_text().splitlines())
 
 
