@@ -23,7 +23,7 @@ from mmvq_cli.suite import (
 )
 from tests.model.conftest import GgufFile, Tensor, moe_metadata
 
-MODELS = Path(__file__).parent / "data" / "models"
+MODELS = Path(__file__).parents[1] / "data" / "models"
 QWEN = MODELS / "qwen3moe-Q4_K_M.gguf"
 ONE = Axes(tokens=(1,))
 
