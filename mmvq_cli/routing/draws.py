@@ -22,20 +22,27 @@ from mmvq_cli.routing.step import Routing
 _TOTAL_MASS = 2**48
 
 
-def draw(spec: RoutingSpec, n_experts: int, top_k: int, n_tokens: int, seed: int, index: int = 0) -> Routing:
+def draw(
+    spec: RoutingSpec, n_experts: int, top_k: int, n_tokens: int, seed: int, index: int = 0, *, layer: int = -1
+) -> Routing:
     """Draw the routing of `n_tokens` tokens: `top_k` distinct experts each, weights descending, of sum 1.
 
-    A pure function of its arguments. The draws of one seed share the popularity of the experts; `index` numbers them.
-    Raises `UsageError` for sizes that cannot be.
+    A pure function of its arguments, and of the file for a trace, which also gives the weights where it has them. The
+    draws of one seed share the popularity of the experts; `index` numbers them; `layer` is the model's, for traces.
+    Raises `UsageError` for sizes that cannot be, and what reading a trace raises.
     """
+    if spec.is_replayed:
+        from mmvq_cli.routing.trace.replay import replay
+
+        return replay(spec, n_experts, top_k, n_tokens, seed=seed, index=index, layer=layer)
     _check_sizes(spec, n_experts, top_k, n_tokens)
     key = (spec, n_experts, top_k, n_tokens, seed, index)
     if spec.kind == "balanced":
         experts = _permutation(n_experts, "balanced", *key)
         ids = experts[np.arange(n_tokens * top_k) % n_experts].reshape(n_tokens, top_k)
     else:
-        ids = _choose(_masses(spec, n_experts, seed), _uniform(top_k, n_tokens, "experts", *key))
-    return Routing(ids.astype(np.int32), _weights(n_tokens, top_k, key), n_experts, source=str(spec), seed=seed)
+        ids = choose(_masses(spec, n_experts, seed), uniform_numbers(top_k, n_tokens, "experts", *key))
+    return Routing(ids.astype(np.int32), router_weights(n_tokens, top_k, key), n_experts, source=str(spec), seed=seed)
 
 
 def _check_sizes(spec: RoutingSpec, n_experts: int, top_k: int, n_tokens: int) -> None:
@@ -56,21 +63,21 @@ def _check_sizes(spec: RoutingSpec, n_experts: int, top_k: int, n_tokens: int) -
         )
 
 
-def _random_words(count: int, *key: object) -> NDArray[np.uint64]:
-    """Raw 64-bit words of a stream of their own, named by `key`."""
+def random_words(count: int, *key: object) -> NDArray[np.uint64]:
+    """Draw raw 64-bit words of a stream of their own, named by `key`."""
     name = "/".join(map(str, key)).encode()
     entropy = int.from_bytes(hashlib.sha256(name).digest(), "little")
     return np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(count)
 
 
-def _uniform(rows: int, cols: int, *key: object) -> NDArray[np.float64]:
-    """Multiples of 2^-53 in [0, 1), [rows, cols]."""
-    mantissas = (_random_words(rows * cols, *key) >> np.uint64(11)).astype(np.float64)
+def uniform_numbers(rows: int, cols: int, *key: object) -> NDArray[np.float64]:
+    """Draw multiples of 2^-53 in [0, 1), [rows, cols]."""
+    mantissas = (random_words(rows * cols, *key) >> np.uint64(11)).astype(np.float64)
     return (mantissas * 2.0**-53).reshape(rows, cols)
 
 
 def _permutation(count: int, *key: object) -> NDArray[np.int64]:
-    return np.argsort(_random_words(count, *key), kind="stable")
+    return np.argsort(random_words(count, *key), kind="stable")
 
 
 def _masses(spec: RoutingSpec, n_experts: int, seed: int) -> NDArray[np.int64]:
@@ -98,7 +105,7 @@ def _popularity_by_rank(spec: RoutingSpec, n_experts: int) -> NDArray[np.float64
     return popularity
 
 
-def _choose(masses: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+def choose(masses: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
     """Choose distinct experts by mass for uniform numbers [top_k, n_tokens]; int64 [n_tokens, top_k].
 
     A slot's number points into the masses of the experts still free, laid end to end; the experts taken before,
@@ -118,10 +125,10 @@ def _choose(masses: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[
     return np.ascontiguousarray(ids.T)
 
 
-def _weights(n_tokens: int, top_k: int, key: tuple[object, ...]) -> NDArray[np.float32]:
-    """Weights as a router gives them: descending, of sum 1, float32 [n_tokens, top_k].
+def router_weights(n_tokens: int, top_k: int, key: tuple[object, ...]) -> NDArray[np.float32]:
+    """Draw weights as a router gives them: descending, of sum 1, float32 [n_tokens, top_k].
 
     The largest is at most 8 times the smallest, so that an error in any dispatch stays visible in the sum.
     """
-    spread = np.sort(1 + 7 * _uniform(n_tokens, top_k, "weights", *key), axis=1)[:, ::-1]
+    spread = np.sort(1 + 7 * uniform_numbers(n_tokens, top_k, "weights", *key), axis=1)[:, ::-1]
     return np.ascontiguousarray(spread / spread.sum(axis=1, keepdims=True), dtype=np.float32)

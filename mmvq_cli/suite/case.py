@@ -14,7 +14,7 @@ from mmvq_cli.engine.workload import random_activations
 from mmvq_cli.errors import NothingMatched, UsageError
 from mmvq_cli.model import ExpertTensor
 from mmvq_cli.op import Accumulate, Descriptor, Dtype, Format, OutputMode, Preference, Rows, find_format
-from mmvq_cli.routing import Routing, RoutingSpec, draw
+from mmvq_cli.routing import Routing, RoutingSpec, TraceOrigin, draw, trace_origin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +42,11 @@ class WeightSource:
     top_k: int
     tensor: ExpertTensor | None = None
     outside: tuple[str, ...] = ()
+
+    @property
+    def layer(self) -> int:
+        """The model's layer; -1 for a preset's shape."""
+        return self.tensor.layer if self.tensor else -1
 
     @property
     def format(self) -> Format:
@@ -161,9 +166,15 @@ class Case:
             accumulate=self.accumulation,
         )
 
+    @property
+    def trace_origin(self) -> TraceOrigin | None:
+        """Where a replayed routing comes from; None for a drawn one."""
+        return trace_origin(self.routing) if self.routing.is_replayed else None
+
     def draw_routing(self, index: int) -> Routing:
         """Draw `index` of the routing."""
-        return draw(self.routing, self.source.n_experts, self.top_k, self.n_tokens, self.seed, index)
+        s = self.source
+        return draw(self.routing, s.n_experts, self.top_k, self.n_tokens, self.seed, index, layer=s.layer)
 
     def draw_activations(self, index: int) -> NDArray[Any]:
         """Draw `index` of the activations, [token or dispatch rows, cols] in storage form."""
@@ -202,8 +213,11 @@ class Suite:
 
 
 def expand(sources: Iterable[WeightSource], axes: Axes) -> tuple[Case, ...]:
-    """All combinations, in the order tensor, dtype, routing, tokens."""
-    return tuple(
+    """All combinations, in the order tensor, dtype, routing, tokens.
+
+    Raises `UsageError` for a trace that does not fit a tensor or a batch size.
+    """
+    cases = tuple(
         Case(
             source=source,
             n_tokens=n_tokens,
@@ -220,3 +234,7 @@ def expand(sources: Iterable[WeightSource], axes: Axes) -> tuple[Case, ...]:
         for routing in axes.routings
         for n_tokens in axes.tokens
     )
+    for case in cases:
+        if case.routing.is_replayed:
+            case.draw_routing(0)
+    return cases
