@@ -211,7 +211,7 @@ class CaseRecorder:
 
 
 def _axes(case: Case) -> Axes:
-    s = case.source
+    s, origin = case.source, case.trace_origin
     return Axes(
         ggml_type=s.format_name,
         rows_m=s.rows,
@@ -226,6 +226,8 @@ def _axes(case: Case) -> Axes:
         accumulate=case.accumulate,
         routing=str(case.routing),
         routing_seed=case.seed,
+        routing_provenance=origin.provenance if origin else None,
+        trace_sha256=origin.sha256 if origin else None,
         model=s.model,
         tensor_name=s.name,
     )

@@ -27,8 +27,14 @@ COMMANDS = {
     "bench": ("bench", "Check and time the kernels on a model's expert tensors, a preset or a suite."),
     "check": ("check", "Check correctness only: every format x dtype x edge case, or a model's tensors."),
     "inspect": ("inspect", "Show what a model holds: experts, formats, router, which tensors have kernels."),
+    "validate": ("validate", "Check that a model file is sound, down to every block of every expert."),
+    "report": ("report", "Write a run as one HTML page with charts, or in any other format."),
+    "compare": ("compare", "Compare stored runs: ratio, interval and verdict for each row."),
+    "gate": ("gate", "Judge a run by a baseline, or compiled kernels by earlier ones; exits with the verdict."),
+    "baseline": ("baseline", "Save, list, show, remove or export named baselines."),
     "list": ("listing", "List formats, kernels, presets or suites."),
     "plan": ("plan", "Show which kernel would run and why, for any GPU, without having it."),
+    "trace": ("trace", "Import, look at, make and export traces of expert routing."),
     "doctor": ("doctor", "Show what this machine can run, what is wrong, and how to mend it."),
 }
 
@@ -53,9 +59,14 @@ class _LazyGroup(TyperGroup):
 
 
 def _load(name: str, module: str) -> Any:
-    """The command's function is called like its module."""
+    """The command's function, or the group of its subcommands, is called like its module."""
+    target = getattr(importlib.import_module(f"mmvq_cli.cli.{module}"), module)
+    if isinstance(target, typer.Typer):
+        group = typer.main.get_command(target)
+        group.name = name
+        return group
     single = typer.Typer(rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False)
-    single.command(name, epilog=EXIT_CODES)(getattr(importlib.import_module(f"mmvq_cli.cli.{module}"), module))
+    single.command(name, epilog=EXIT_CODES)(target)
     command = typer.main.get_command(single)
     command.name = name
     return command

@@ -12,6 +12,7 @@ from mmvq_cli.cli.options import (
     MEASURE,
     OUTPUT,
     Accumulation,
+    Compose,
     DeviceIndex,
     DtypeNames,
     EngineName,
@@ -19,6 +20,7 @@ from mmvq_cli.cli.options import (
     Formats,
     Layers,
     ListOnly,
+    MapExperts,
     OutputFormat,
     Pattern,
     PreferenceName,
@@ -31,8 +33,10 @@ from mmvq_cli.cli.options import (
     Tensors,
     Tokens,
     TopK,
+    TraceLayer,
     choose_suite,
     given_axes,
+    with_replay,
 )
 
 
@@ -56,6 +60,9 @@ def bench(
     top_k: TopK = None,
     dtype: DtypeNames = None,
     routing: Routing = None,
+    compose: Compose = None,
+    trace_layer: TraceLayer = None,
+    map_experts: MapExperts = None,
     formats: Formats = None,
     seed: Seed = None,
     engine: EngineName = "auto",
@@ -108,6 +115,8 @@ def bench(
 
     mmvq bench --preset deepseek-v3 --routing zipf:1.0 --dtype bf16
 
+    mmvq bench model.gguf --routing trace:chat.moetrace.safetensors --compose chunk
+
     mmvq bench --suite decode --time-budget 600
 
     Every case is checked against a float64 product before it is timed, and again afterwards: a wrong result never
@@ -130,6 +139,7 @@ def bench(
         accumulate=accumulate,
         prefer=prefer,
     )
+    with_replay(given, compose=compose, trace_layer=trace_layer, map_experts=map_experts)
     chosen = choose_suite(model, preset, suite, formats, given).matching(pattern)
     if list_only:
         print_cases(chosen)

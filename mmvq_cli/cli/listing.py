@@ -36,14 +36,18 @@ def listing(
 
     mmvq list formats -o json
     """
+    print_rows(_rows(kind), output)
+
+
+def print_rows(rows: list[Row], output: str) -> None:
+    """Print rows of the same keys as table, md or json; raises `UsageError` for another format."""
     from mmvq_cli.errors import UsageError
 
     if output not in ("table", "md", "json"):
-        raise UsageError(f"-o {output!r} is not an output format of list", "use table, md or json")
-    rows = _rows(kind)
+        raise UsageError(f"-o {output!r} is not an output format here", "use table, md or json")
     if output == "json":
         typer.echo(json.dumps(rows, indent=1))
-    else:
+    elif rows:
         _print(rows, markdown=output == "md")
 
 

@@ -42,8 +42,34 @@ DtypeNames = Annotated[
 Routing = Annotated[
     str | None,
     typer.Option(
-        help="uniform, balanced, zipf:S, lognormal:SIGMA, hot:SHARE or hot:EXPERTS:SHARE; several with commas "
-        "(default: uniform).",
+        help="uniform, balanced, zipf:S, lognormal:SIGMA, hot:SHARE, hot:EXPERTS:SHARE, trace:FILE or twin:PRESET; "
+        "several with commas (default: uniform).",
+        rich_help_panel=SELECT,
+        show_default=False,
+    ),
+]
+Compose = Annotated[
+    str | None,
+    typer.Option(
+        help="Batches of a trace: recorded (its forward passes), decode-mix (one token of each request), chunk (tokens "
+        "in a row) or shuffle (default: as the trace is ordered).",
+        rich_help_panel=SELECT,
+        show_default=False,
+    ),
+]
+TraceLayer = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Layer of the trace to replay (default: each tensor's own).",
+        rich_help_panel=SELECT,
+        show_default=False,
+    ),
+]
+MapExperts = Annotated[
+    str | None,
+    typer.Option(
+        help="Fit a trace to another number of experts: fold (to fewer) or tile (to more).",
         rich_help_panel=SELECT,
         show_default=False,
     ),
@@ -107,7 +133,12 @@ OutputFormat = Annotated[
 ]
 Exports = Annotated[
     list[str] | None,
-    typer.Option("--export", help="Also write FMT:PATH; repeatable.", rich_help_panel=OUTPUT, show_default=False),
+    typer.Option(
+        "--export",
+        help="Also write FMT:PATH; repeatable. FMT is one of -o, or nvbench, llama-sql, github-action.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel=OUTPUT)]
 ListOnly = Annotated[bool, typer.Option("--list", help="Print the case ids and stop.", rich_help_panel=OUTPUT)]
@@ -165,3 +196,20 @@ def choose_suite(
     if preset is not None:
         return preset_suite(preset, axes, tuple(name.strip() for name in formats.split(",")) if formats else ())
     return load_suite(suite or "smoke", given)
+
+
+def with_replay(
+    given: dict[str, Any], *, compose: str | None, trace_layer: int | None, map_experts: str | None
+) -> None:
+    """Set how traces among the routings of `given` are replayed; raises `UsageError` when there is none."""
+    from mmvq_cli.errors import UsageError
+    from mmvq_cli.routing import with_replay_option
+
+    options = {"compose": compose, "layer": trace_layer, "map": map_experts}
+    wanted = {name: str(value) for name, value in options.items() if value is not None}
+    routings = given.get("routings", ())
+    if wanted and not any(spec.is_replayed for spec in routings):
+        raise UsageError("--compose, --trace-layer and --map-experts are for traces", "give --routing trace:FILE")
+    for name, value in wanted.items():
+        routings = tuple(with_replay_option(spec, name, value) if spec.is_replayed else spec for spec in routings)
+        given["routings"] = routings

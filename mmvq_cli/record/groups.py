@@ -131,6 +131,10 @@ class Axes(Group):
     """Generator with parameters, or the trace."""
     routing_seed: int
     """Seed of the draws."""
+    routing_provenance: Literal["measured", "counts-derived", "synthetic"] | None = None
+    """What a replayed trace is; null for a generator."""
+    trace_sha256: str | None = None
+    """Hash of the trace's file; of the ids for a `twin:`."""
     unique_experts: tuple[int, ...] = ()
     """Touched experts of each draw."""
     routing_statistics: RoutingSummary | None = None

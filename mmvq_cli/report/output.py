@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mmvq_cli.errors import UsageError
 from mmvq_cli.record import Record, write_whole
+from mmvq_cli.record.export import github_action_json, llama_sql, nvbench_json
 from mmvq_cli.report.columns import COLUMNS
 from mmvq_cli.report.layout import Layout, lay_out
 from mmvq_cli.report.terminal import TABLE_WIDTH, terminal_table
@@ -74,6 +75,9 @@ _WRITERS: dict[str, Callable[[Sequence[Record]], str]] = {
     "json": _json,
     "jsonl": _jsonl,
     "csv": _csv,
+    "nvbench": nvbench_json,
+    "llama-sql": llama_sql,
+    "github-action": github_action_json,
 }
 
 OUTPUT_FORMATS = tuple(_WRITERS)
@@ -81,6 +85,8 @@ OUTPUT_FORMATS = tuple(_WRITERS)
 
 def render(records: Sequence[Record], output_format: str) -> str:
     """Write records as text: `table` and `md` rounded for people, `json`, `jsonl` and `csv` in full precision.
+
+    `nvbench`, `llama-sql` and `github-action` are the formats of those tools.
 
     Raises `UsageError` for another format.
     """
