@@ -12,6 +12,7 @@
 // The plan picks it for every problem. Its limit is instruction issue: decoding takes about 5 to 12 instructions per weight.
 #include "activation.cuh"
 #include "format.cuh"
+#include "output.cuh"
 #include "tiles.cuh"
 
 constexpr int COLUMNS = MMVQ_COLUMNS;
@@ -21,16 +22,6 @@ constexpr int OCTETS = MMVQ_OCTETS;
 constexpr int ROWS_PER_BLOCK = WARPS * ROWS_PER_WARP;
 static_assert((COLUMNS & (COLUMNS - 1)) == 0, "tile widths double from 1 to COLUMNS");
 static_assert(ROWS_PER_WARP * COLUMNS <= 32, "each lane of a warp stores one element of the tile at most");
-
-DEVICE void store(const Problem& p, int32_t dispatch, int32_t row, float value) {
-    if (p.combines) {
-        p.partials[static_cast<int64_t>(dispatch) * p.n_rows_per_expert + row] = value;
-        return;
-    }
-    Element* target = static_cast<Element*>(p.output) + output_row(p, dispatch) * p.n_rows_per_expert + row;
-    if (p.is_atomic) atomic_add(target, value);
-    else *target = from_float(p.adds ? to_float(*target) + value : value);
-}
 
 // ROWS_PER_WARP rows from `first_row` times the first WIDTH columns of the tile. Rows and columns past the end repeat the
 // last valid one, so that no lane reads outside the tensors, and are not stored.

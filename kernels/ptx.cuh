@@ -1,22 +1,36 @@
 // Every intrinsic and every line of inline PTX of this project, behind plain functions.
 //
-// The rest of kernels/ is C++17 that knows no architecture. With MMVQ_HOST defined the same functions are plain C++,
-// so that the format structs compile and run on the host; there, loads also assert the alignment they promise.
+// The rest of kernels/ is C++17 that knows no architecture. With MMVQ_HOST defined the same functions are plain C++, so
+// that every kernel runs without a GPU: loads also assert the alignment they promise, and what threads do together is
+// left to the scheduler of tests/host_target, which is told each operation and the source line that asks for it.
 // Compile device code without -ftz and with -fmad=false: decoding is bit-equal to ggml, subnormal scales included.
 
 #ifdef MMVQ_HOST
+#include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #define DEVICE static inline
 #define DEVICE_TABLE static const
-struct uint2 {
+#define OFFSET_OF(type, field) offsetof(type, field)
+#define SHARED static __attribute__((section("mmvq_shared")))  // blocks run one after the other
+#define GRID_CONSTANT
+#define KERNEL extern "C" void
+#define KERNEL_BOUNDED(...) extern "C" void
+#define KERNEL_ALONE(threads) extern "C" void
+struct alignas(8) uint2 {
     uint32_t x, y;
 };
-struct uint4 {
+struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+using std::min;
 #else
 using int8_t = signed char;
 using uint8_t = unsigned char;
@@ -33,7 +47,9 @@ using uint64_t = unsigned long long;
 #define SHARED __shared__
 #define GRID_CONSTANT __grid_constant__  // a parameter that stays in constant memory even when its address is taken
 #define KERNEL extern "C" __global__ void
-#define KERNEL_BOUNDED(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define KERNEL_BOUNDED(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)  // threads, blocks
+// One block on a multiprocessor is all that is asked for, so a thread may have as many registers as fit.
+#define KERNEL_ALONE(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 #endif
 
 // Reads one T at `p`, which is aligned to sizeof(T).
@@ -120,7 +136,177 @@ DEVICE uint32_t count_ones(uint32_t bits) {
 #endif
 }
 
-#ifndef MMVQ_HOST
+#ifdef MMVQ_HOST
+
+// ---- What tests/host_target provides. Each call may switch to another thread of the block.
+
+extern "C" {
+int32_t host_thread_index();
+int32_t host_block_size();
+int32_t host_block_index();
+int32_t host_block_count();
+void host_block_barrier(const char* file, int line);
+void host_warp_barrier(const char* file, int line);
+// Waits for the 32 lanes and copies the `size` bytes at `mine` of every lane to all[lane].
+void host_warp_exchange(const void* mine, uint32_t size, void* all, const char* file, int line);
+void host_named_barrier(uint32_t id, uint32_t n_threads, const char* file, int line);
+void host_barrier_init(uint64_t* barrier, uint32_t n_arrivals, const char* file, int line);
+void host_barrier_arrive(uint64_t* barrier, uint32_t expected_bytes, const char* file, int line);
+void host_barrier_wait(uint64_t* barrier, uint32_t parity, const char* file, int line);
+// Arrives some time later: at `barrier`, or (null) with the thread's group of copies.
+void host_copy(void* to, const void* from, uint32_t n_bytes, uint64_t* barrier, const char* file, int line);
+void host_copy_commit();
+void host_copy_wait(uint32_t n_groups);
+void* host_dynamic_shared();
+uint64_t host_dynamic_shared_bytes();
+// Between the two, this thread's accesses are one indivisible operation.
+void host_atomic_begin();
+void host_atomic_end();
+}
+
+// The last parameters of an operation that the host reports on: the line that calls it.
+#define CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+// ---- Where a thread is. Grids and blocks are one-dimensional.
+
+DEVICE int32_t thread_index() { return host_thread_index(); }
+DEVICE int32_t block_size() { return host_block_size(); }
+DEVICE int32_t block_index() { return host_block_index(); }
+DEVICE int32_t block_count() { return host_block_count(); }
+DEVICE int32_t lane_index() { return thread_index() % 32; }
+DEVICE int32_t warp_index() { return thread_index() / 32; }
+DEVICE int64_t thread_in_grid() { return static_cast<int64_t>(block_index()) * block_size() + thread_index(); }
+DEVICE int64_t threads_in_grid() { return static_cast<int64_t>(block_count()) * block_size(); }
+
+// ---- Threads together.
+
+DEVICE void block_barrier(CALLER) { host_block_barrier(file, line); }
+
+DEVICE void warp_barrier(CALLER) { host_warp_barrier(file, line); }
+
+DEVICE void named_barrier(uint32_t id, uint32_t n_threads, CALLER) { host_named_barrier(id, n_threads, file, line); }
+
+template <typename T>
+DEVICE T shuffle_xor(T value, int mask, CALLER) {
+    T all[32];
+    host_warp_exchange(&value, sizeof(T), all, file, line);
+    return all[(host_thread_index() % 32) ^ mask];
+}
+
+template <typename T>
+DEVICE T warp_sum(T value, CALLER) {
+    for (int mask = 16; mask > 0; mask /= 2) value += shuffle_xor(value, mask, file, line);
+    return value;
+}
+
+DEVICE int32_t warp_prefix_sum(int32_t value, CALLER) {
+    int32_t all[32];
+    host_warp_exchange(&value, sizeof(value), all, file, line);
+    int32_t sum = 0;
+    for (int lane = 0; lane <= host_thread_index() % 32; ++lane) sum += all[lane];
+    return sum;
+}
+
+template <typename T>
+DEVICE T atomic_load(const T* source) {
+    host_atomic_begin();
+    const T seen = *source;
+    host_atomic_end();
+    return seen;
+}
+
+template <typename T>
+DEVICE T atomic_add(T* target, T value) {
+    host_atomic_begin();
+    const T before = *target;
+    *target = before + value;
+    host_atomic_end();
+    return before;
+}
+
+template <typename T>
+DEVICE T atomic_compare_and_swap(T* target, T expected, T desired) {
+    host_atomic_begin();
+    const T before = *target;
+    if (before == expected) *target = desired;
+    host_atomic_end();
+    return before;
+}
+
+// ---- Copies that go on by themselves, and the barriers that they arrive at.
+
+DEVICE uint8_t* dynamic_shared() { return static_cast<uint8_t*>(host_dynamic_shared()); }
+
+DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p)); }
+
+DEVICE int32_t dynamic_shared_bytes() { return static_cast<int32_t>(host_dynamic_shared_bytes()); }
+
+DEVICE void barrier_init(uint64_t* barrier, uint32_t n_arrivals, CALLER) {
+    host_barrier_init(barrier, n_arrivals, file, line);
+}
+
+DEVICE void barrier_init_done() {}
+
+DEVICE void barrier_arrive(uint64_t* barrier, CALLER) { host_barrier_arrive(barrier, 0, file, line); }
+
+DEVICE void barrier_arrive_expect(uint64_t* barrier, uint32_t n_bytes, CALLER) {
+    host_barrier_arrive(barrier, n_bytes, file, line);
+}
+
+DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity, CALLER) { host_barrier_wait(barrier, parity, file, line); }
+
+DEVICE void copy_bulk(void* to, const void* from, uint32_t n_bytes, uint64_t* barrier, CALLER) {
+    host_copy(to, from, n_bytes, barrier, file, line);
+}
+
+DEVICE void copy_async(void* to, const void* from, CALLER) { host_copy(to, from, 16, nullptr, file, line); }
+
+DEVICE void copy_async_commit() { host_copy_commit(); }
+
+template <int Groups>
+DEVICE void copy_async_wait() {
+    host_copy_wait(Groups);
+}
+
+// ---- Tensor cores. Fragments as in the PTX manual; a sum is exact here and rounded once, a GPU's may differ from it.
+
+DEVICE void load_matrices(uint32_t (&words)[4], const void* row, CALLER) {
+    const void* rows[32];
+    host_warp_exchange(&row, sizeof(row), rows, file, line);
+    const int lane = lane_index();
+    for (int i = 0; i < 4; ++i) {
+        assert(reinterpret_cast<uintptr_t>(rows[8 * i + lane / 4]) % 16 == 0);
+        words[i] = static_cast<const uint32_t*>(rows[8 * i + lane / 4])[lane % 4];
+    }
+}
+
+template <float (*Widen)(uint16_t)>
+DEVICE void mma_16bit(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char* file, int line) {
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    uint32_t all[32][6];
+    host_warp_exchange(mine, sizeof(mine), all, file, line);
+    const int lane = lane_index();
+    for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+        double sum = c[i];
+        for (int k = 0; k < 16; ++k) {
+            const uint32_t left = all[4 * (row % 8) + k % 8 / 2][row / 8 + 2 * (k / 8)] >> 16 * (k % 2);
+            const uint32_t right = all[4 * column + k % 8 / 2][4 + k / 8] >> 16 * (k % 2);
+            sum += static_cast<double>(Widen(static_cast<uint16_t>(left))) * Widen(static_cast<uint16_t>(right));
+        }
+        c[i] = static_cast<float>(sum);
+    }
+}
+
+DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], CALLER) {
+    mma_16bit<half_to_float>(c, a, b, file, line);
+}
+
+DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], CALLER) {
+    mma_16bit<bfloat_to_float>(c, a, b, file, line);
+}
+
+#else
 
 // ---- Where a thread is. Grids and blocks are one-dimensional.
 
@@ -137,12 +323,40 @@ DEVICE int64_t threads_in_grid() { return static_cast<int64_t>(gridDim.x) * bloc
 
 DEVICE void block_barrier() { __syncthreads(); }
 
+DEVICE void warp_barrier() { __syncwarp(); }
+
+// Waits until `n_threads` threads, whole warps, have come to barrier `id` (1 to 15; 0 is block_barrier's).
+DEVICE void named_barrier(uint32_t id, uint32_t n_threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
+}
+
+template <typename T>
+DEVICE T shuffle_xor(T value, int mask) {
+    return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
+}
+
 // The sum over the 32 lanes of a warp, in every lane, by a butterfly: the order of additions is fixed.
 template <typename T>
 DEVICE T warp_sum(T value) {
 #pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) value += __shfl_xor_sync(0xFFFFFFFFu, value, mask);
+    for (int mask = 16; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
     return value;
+}
+
+// The sum over this lane and the lanes before it.
+DEVICE int32_t warp_prefix_sum(int32_t value) {
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+        const int32_t before = __shfl_up_sync(0xFFFFFFFFu, value, distance);
+        if (lane_index() >= distance) value += before;
+    }
+    return value;
+}
+
+// Reads what other threads change atomically.
+template <typename T>
+DEVICE T atomic_load(const T* source) {
+    return *source;
 }
 
 // All return the value before the change.
@@ -156,30 +370,174 @@ DEVICE T atomic_compare_and_swap(T* target, T expected, T desired) {
     return atomicCAS(target, expected, desired);
 }
 
+// ---- Copies that go on by themselves, and the barriers that they arrive at (sm_90; copy_async is older).
+
+// The memory that the launch asked for, 128-byte aligned.
+DEVICE uint8_t* dynamic_shared() {
+    extern __shared__ __align__(128) uint8_t dynamic_shared_memory[];
+    return dynamic_shared_memory;
+}
+
+DEVICE int32_t dynamic_shared_bytes() {
+    int32_t n_bytes;
+    asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(n_bytes));
+    return n_bytes;
+}
+
+DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// One thread sets barriers in shared memory up, each for `n_arrivals` arrivals a phase; then follow barrier_init_done and
+// a block_barrier.
+DEVICE void barrier_init(uint64_t* barrier, uint32_t n_arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(n_arrivals) : "memory");
+}
+
+// Shows the barriers to the copies, which see memory in another way than threads do.
+DEVICE void barrier_init_done() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+DEVICE void barrier_arrive(uint64_t* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Arrives; the phase ends only when `n_bytes` more have been copied.
+DEVICE void barrier_arrive_expect(uint64_t* barrier, uint32_t n_bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(n_bytes)
+                 : "memory");
+}
+
+// Waits until the phase of this parity has ended; the first phase has parity 0.
+DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
+    asm volatile("{\n"
+                 ".reg .pred ended;\n"
+                 "again_%=: mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\n"
+                 "@!ended bra again_%=;\n"
+                 "}" ::"r"(shared_address(barrier)),
+                 "r"(parity)
+                 : "memory");
+}
+
+// Copies from global to shared memory; addresses and size are multiples of 16.
+DEVICE void copy_bulk(void* to, const void* from, uint32_t n_bytes, uint64_t* barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(to)),
+                 "l"(from), "r"(n_bytes), "r"(shared_address(barrier))
+                 : "memory");
+}
+
+// Copies 16 bytes from global to shared memory, past L1; a thread waits for its own groups of copies.
+DEVICE void copy_async(void* to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+
+DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most `Groups` of the thread's groups are on their way.
+template <int Groups>
+DEVICE void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(Groups) : "memory");
+}
+
+// ---- Tensor cores.
+
+// Four 8x8 matrices of 16-bit elements from shared memory; lane 8 * i + j gives row j of matrix i, 16-byte aligned.
+DEVICE void load_matrices(uint32_t (&words)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// c[16, 8] += a[16, 16] * b[16, 8]; a by rows, b by columns, c in float.
+DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+#endif
+
 // ---- Arithmetic.
 
 // a * b + c, rounded once; everything else is compiled without contraction.
-DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+DEVICE float fused_multiply_add(float a, float b, float c) {
+#ifdef MMVQ_HOST
+    return std::fma(a, b, c);
+#else
+    return __fmaf_rn(a, b, c);
+#endif
+}
 
 // Round to nearest even, NaN stays NaN.
 DEVICE uint16_t float_to_half(float value) {
+#ifdef MMVQ_HOST
+    const uint32_t sign = float_to_bits(value) >> 16 & 0x8000u, magnitude = float_to_bits(value) & 0x7FFFFFFFu;
+    if (magnitude > 0x7F800000u) return 0x7FFF;
+    if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);  // from 65520 on
+    if (magnitude < 0x38800000u)  // subnormal: a multiple of 2^-24
+        return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(std::ldexp(std::fabs(value), 24))));
+    return static_cast<uint16_t>(sign | (magnitude + 0xFFFu + (magnitude >> 13 & 1) - 0x38000000u) >> 13);
+#else
     uint16_t half;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
     return half;
+#endif
 }
 
 // Round to nearest even, NaN stays NaN; an instruction of sm_80 and later.
 DEVICE uint16_t float_to_bfloat(float value) {
+#ifdef MMVQ_HOST
+    const uint32_t bits = float_to_bits(value);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return 0x7FFF;
+    return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16);
+#else
     uint16_t bfloat;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bfloat) : "f"(value));
     return bfloat;
+#endif
+}
+
+// a - b for two 16-bit floats in a word; exact where the kernels use it.
+DEVICE uint32_t half2_subtract(uint32_t a, uint32_t b) {
+#ifdef MMVQ_HOST
+    const auto part = [&](int shift) {
+        const float x = half_to_float(static_cast<uint16_t>(a >> shift)), y = half_to_float(static_cast<uint16_t>(b >> shift));
+        return static_cast<uint32_t>(float_to_half(x - y)) << shift;
+    };
+    return part(0) | part(16);
+#else
+    uint32_t result;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+    return result;
+#endif
+}
+
+DEVICE uint32_t bfloat2_subtract(uint32_t a, uint32_t b) {
+#ifdef MMVQ_HOST
+    const auto part = [&](int shift) {
+        const float x = bfloat_to_float(static_cast<uint16_t>(a >> shift)), y = bfloat_to_float(static_cast<uint16_t>(b >> shift));
+        return static_cast<uint32_t>(float_to_bfloat(x - y)) << shift;
+    };
+    return part(0) | part(16);
+#else
+    uint32_t result;  // b * -1 + a: the plain subtraction came with sm_90
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(b), "r"(0xBF80BF80u), "r"(a));
+    return result;
+#endif
 }
 
 // Atomic sums of 16-bit floats: added in binary32, rounded once per addition. A loop, because the bfloat16 instruction
 // needs sm_90 and both instructions round the addend first.
 template <float (*Widen)(uint16_t), uint16_t (*Narrow)(float)>
 DEVICE void atomic_add_16bit(uint16_t* target, float value) {
-    uint16_t seen = *target, expected;
+    uint16_t seen = atomic_load(target), expected;
     do {
         expected = seen;
         seen = atomic_compare_and_swap(target, expected, Narrow(Widen(expected) + value));
@@ -211,12 +569,18 @@ DEVICE void load_vectors(const T* from, T* to) {
 // Read once and written once: evicted from the caches first.
 template <typename T>
 DEVICE T load_streaming(const T* p) {
+#ifdef MMVQ_HOST
+    return *p;
+#else
     return __ldcs(p);
+#endif
 }
 
 template <typename T>
 DEVICE void store_streaming(T* p, T value) {
+#ifdef MMVQ_HOST
+    *p = value;
+#else
     __stcs(p, value);
-}
-
 #endif
+}

@@ -11,6 +11,7 @@ struct Format<39> {  // MXFP4
         uint8_t qs[16];
     };
     static constexpr int block_size = 32;
+    static constexpr int scale_group = 32;
 
     // Half of 2^(e - 127); subnormal for the two smallest codes, and 255 is 2^127, not NaN (ggml_e8m0_to_fp32_half).
     DEVICE float half_scale(uint32_t e) { return bits_to_float(e < 2 ? 0x00200000u << e : (e - 1) << 23); }
@@ -30,6 +31,7 @@ struct Format<40> {  // NVFP4
         uint8_t qs[32];
     };
     static constexpr int block_size = 64;
+    static constexpr int scale_group = 16;
 
     // Half of an unsigned E4M3 number, through binary16: the same bits there are 2^-8 times it. Bit 7 is ignored; 0x7F,
     // NaN by the standard, is 0 (ggml_ue4m3_to_fp32).

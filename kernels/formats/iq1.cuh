@@ -21,6 +21,7 @@ struct Format<19> {  // IQ1_S
         uint16_t qh[8];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 32;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -39,6 +40,7 @@ struct Format<29> {  // IQ1_M
         uint8_t scales[8];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 16;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

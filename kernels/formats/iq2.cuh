@@ -16,6 +16,7 @@ struct Format<16> {  // IQ2_XXS
         uint8_t qs[64];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 32;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -35,6 +36,7 @@ struct Format<17> {  // IQ2_XS
         uint8_t scales[8];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 16;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -55,6 +57,7 @@ struct Format<22> {  // IQ2_S
         uint8_t scales[8];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 16;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

@@ -12,6 +12,7 @@ struct Format<18> {  // IQ3_XXS
         uint8_t signs_and_scales[32];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 32;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -34,6 +35,7 @@ struct Format<21> {  // IQ3_S
         uint8_t scales[4];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 32;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

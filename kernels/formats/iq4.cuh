@@ -11,6 +11,7 @@ struct Format<20> {  // IQ4_NL
         uint8_t qs[16];
     };
     static constexpr int block_size = 32;
+    static constexpr int scale_group = 32;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -29,6 +30,7 @@ struct Format<23> {  // IQ4_XS
         uint8_t qs[128];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 32;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

@@ -10,6 +10,7 @@ struct Format<10> {  // Q2_K
         uint16_t d, dmin;
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 16;
 
     DEVICE OffsetOctet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -32,6 +33,7 @@ struct Format<11> {  // Q3_K
         uint16_t d;
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 16;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -71,6 +73,7 @@ struct Format<12> {  // Q4_K
         uint8_t qs[128];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 32;
 
     DEVICE OffsetOctet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -89,6 +92,7 @@ struct Format<13> {  // Q5_K
         uint8_t qs[128];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 32;
 
     DEVICE OffsetOctet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -109,6 +113,7 @@ struct Format<14> {  // Q6_K
         uint16_t d;
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 16;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -129,6 +134,7 @@ struct Format<15> {  // Q8_K
         int16_t bsums[16];
     };
     static constexpr int block_size = 256;
+    static constexpr int scale_group = 256;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

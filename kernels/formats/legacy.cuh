@@ -9,6 +9,7 @@ struct Format<2> {  // Q4_0
         uint8_t qs[16];
     };
     static constexpr int block_size = 32;
+    static constexpr int scale_group = 32;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -25,6 +26,7 @@ struct Format<3> {  // Q4_1
         uint8_t qs[16];
     };
     static constexpr int block_size = 32;
+    static constexpr int scale_group = 32;
 
     DEVICE OffsetOctet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -42,6 +44,7 @@ struct Format<6> {  // Q5_0
         uint8_t qs[16];
     };
     static constexpr int block_size = 32;
+    static constexpr int scale_group = 32;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -59,6 +62,7 @@ struct Format<7> {  // Q5_1
         uint8_t qs[16];
     };
     static constexpr int block_size = 32;
+    static constexpr int scale_group = 32;
 
     DEVICE OffsetOctet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -75,6 +79,7 @@ struct Format<8> {  // Q8_0
         uint8_t qs[32];
     };
     static constexpr int block_size = 32;
+    static constexpr int scale_group = 32;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

@@ -1,0 +1,189 @@
+"""Every kernel that a plan can launch, run on the host for every format and dtype, against the float64 oracle.
+
+A test fails when `Plan.select` can return a launch that it did not run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mmvq_cli.check import judge
+from mmvq_cli.edges.routings import edge_routing
+from mmvq_cli.edges.values import edge_activations, edge_weights
+from mmvq_cli.engine.base import Reference
+from mmvq_cli.engine.cpu.product import HostArgs
+from mmvq_cli.engine.cpu.reference import exact_product
+from mmvq_cli.engine.cuda.build import final_source
+from mmvq_cli.engine.cuda.variants import _descriptors, _device
+from mmvq_cli.engine.elements import narrow, widen
+from mmvq_cli.model.synthetic import random_blocks
+from mmvq_cli.op import FORMATS, Args, Descriptor, Dtype, Plan, Preference, rules
+from tests.host_target.driver import entries_of, find_compiler, run_on_host
+
+pytestmark = pytest.mark.skipif(bool(find_compiler().missing), reason=find_compiler().missing)
+
+DEVICES = [_device("sm_80"), _device("sm_90")]
+PREEMPT_PER_MILLE = 30
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes, modes and values of one problem; `columns` in blocks of the format, `n_cols` in weights instead."""
+
+    routing: str = "uniform"
+    n_experts: int = 4
+    n_rows: int = 17
+    columns: int = 3
+    n_cols: int = 0
+    n_tokens: int = 6
+    top_k: int = 2
+    modes: tuple[tuple[str, str], ...] = ()
+    weighted: bool = True
+    activations: str = "ordinary"
+    weights: str = ""
+    phase: int = 0
+    max_blocks: int = 2**31
+
+    def descriptor(self, format, dtype):
+        n_cols = self.n_cols or self.columns * (37 if format.is_float else format.block_size)
+        routing = edge_routing(self.routing, self.n_experts, self.top_k, self.n_tokens, 0)
+        return Descriptor(
+            n_experts=self.n_experts,
+            n_rows_per_expert=self.n_rows,
+            n_cols=n_cols,
+            m_total=int((routing.ids >= 0).sum()),
+            m_tokens=self.n_tokens,
+            top_k=self.top_k,
+            format=format,
+            dtype=dtype,
+            **dict(self.modes),
+        )
+
+    def args(self, d):
+        rng = np.random.default_rng([d.format.id, d.n_cols])
+        dispatch = edge_routing(self.routing, d.n_experts, d.top_k, d.m_tokens, 0).dispatch()
+        n_rows = d.n_experts * d.n_rows_per_expert
+        if self.weights:
+            weights = edge_weights(self.weights, d.format, d.n_cols, n_rows, 0)
+        else:
+            weights = random_blocks(d.format, d.weight_bytes // d.format.type_size, rng).reshape(-1)
+        old = rng.standard_normal((d.output_row_count, d.n_rows_per_expert), dtype=np.float32)
+        return Args(
+            weights=weights,
+            activations=edge_activations(self.activations, d.activation_row_count, d.n_cols, d.dtype, 0),
+            sorted_token_ids=dispatch.sorted_token_ids,
+            expert_offsets=dispatch.expert_offsets,
+            topk_weights=dispatch.topk_weights if self.weighted else None,
+            output=narrow(old if d.adds else np.full_like(old, np.nan), d.dtype),
+        )
+
+
+TO_DISPATCHES = (("output_rows", "dispatch"),)
+FROM_DISPATCHES = (("activation_rows", "dispatch"), ("output_mode", "add"))
+ATOMIC = (("output_mode", "add"), ("accumulate", "atomic"))
+# Between them: every launch, tiles of 1 to 8 and more, rows that no block size divides, more than one step of a lane.
+CASES = {
+    "summed": Case("gaps"),
+    "stored": Case("hollow", top_k=1, n_tokens=9, modes=TO_DISPATCHES, weighted=False, phase=8),
+    "cleared": Case("lone", top_k=1, n_rows=1),
+    "added": Case("last", n_rows=33, modes=FROM_DISPATCHES, columns=1),
+    "atomic": Case("repeated", top_k=4, n_tokens=3, modes=ATOMIC),
+    "long-rows": Case("uniform", n_rows=3, n_cols=2304, top_k=1, n_tokens=5, modes=TO_DISPATCHES, max_blocks=1),
+    "crowded": Case("uniform", n_experts=2, n_tokens=19, top_k=1, columns=1, modes=TO_DISPATCHES),
+    "nonfinite": Case("uniform", activations="nonfinite", columns=1),
+    "special-scales": Case("uniform", activations="small_start", weights="special", modes=TO_DISPATCHES, max_blocks=3),
+    "no-columns": Case("uniform", columns=0),
+}
+# Once for each dtype: what depends on no format, and takes longer.
+SUMS = {
+    "40-tokens": Case("gaps", n_tokens=40, n_rows=1, columns=1, max_blocks=3),
+    "300-dispatches-of-a-token": Case("repeated", n_tokens=2, n_experts=3, n_rows=2, columns=1, top_k=300),
+    "600-rows": Case("gaps", n_rows=600, columns=1),
+}
+
+
+def judged(plan, args, output):
+    d = plan.descriptor
+    arrays = HostArgs(
+        args.weights, args.activations, args.sorted_token_ids, args.expert_offsets, args.topk_weights, args.output
+    )
+    reference = exact_product(d, arrays)
+    if d.adds:
+        old = widen(args.output, d.dtype).astype(np.float64)
+        reference = Reference(reference.values + old, reference.magnitude + np.abs(old))
+    offsets = (args.sorted_token_ids, args.expert_offsets)
+    return judge(widen(output, d.dtype), reference, d, plan.precision_guarantee, *offsets)
+
+
+def check(plan, case, args, seeds):
+    """Right under each seed, and the same bits where the plan promises them; the later seeds interrupt more often."""
+    outputs = [
+        run_on_host(plan, args, seed, seed * PREEMPT_PER_MILLE, phase=case.phase, max_blocks=case.max_blocks)
+        for seed in seeds
+    ]
+    for output in outputs:
+        verdict = judged(plan, args, output)
+        assert verdict.passed, verdict
+    if plan.precision_guarantee.deterministic:
+        assert len({output.tobytes() for output in outputs}) == 1
+
+
+def plans(descriptor):
+    """The plans of both architectures and all preferences, each list of launches once."""
+    selected = [Plan.select(descriptor, device, preference) for device in DEVICES for preference in Preference]
+    return list({plan.launches: plan for plan in selected}.values())
+
+
+def kernels(plan):
+    return {(launch.source, launch.entry, launch.defines) for launch in plan.launches}
+
+
+def selectable(format, dtype):
+    """Every kernel that a plan can launch, of problems that differ in whatever a rule may look at."""
+    descriptors = [d for d in _descriptors(format) if d.dtype == dtype]
+    return {kernel for d in descriptors for plan in plans(d) for kernel in kernels(plan)}
+
+
+def run_cases(cases, format, dtype):
+    executed = set()
+    for number, (name, case) in enumerate(cases.items()):
+        # Two seeds for every second case, by turns: each case has them with half of the formats.
+        seeds = (0, 1) if (number + format.id + dtype.itemsize) % 2 else (1,)
+        descriptor = case.descriptor(format, dtype)
+        args = case.args(descriptor)
+        for plan in plans(descriptor):
+            try:
+                check(plan, case, args, seeds)
+            except AssertionError as error:
+                raise AssertionError(f"{name}, {plan.sku.name}: {error}") from error
+            executed |= kernels(plan)
+    return executed
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_with_a_dtype(name, dtype):
+    format = FORMATS[name]
+    missing = selectable(format, dtype) - run_cases(CASES, format, dtype)
+    assert not missing, f"selectable, but not run: {missing}"
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+def test_large_sums(dtype, monkeypatch):
+    """Every kernel around the products, those included that a plan launches for many dispatches only."""
+    few = run_cases(SUMS, FORMATS["Q8_0"], dtype)
+    monkeypatch.setattr(rules, "_ONE_BLOCK_DISPATCHES", 30)
+    many = run_cases({"40-tokens": SUMS["40-tokens"]}, FORMATS["Q8_0"], dtype)
+    combine = {(entry, defines) for source, entry, defines in few | many if source == "combine.cu"}
+    text = final_source("combine.cu", dict(next(iter(combine))[1])).text
+    assert {entry for entry, _ in combine} | {"clear_output"} == set(entries_of(text))
+
+
+def test_a_kernel_that_was_not_run_is_missed():
+    format, dtype = FORMATS["Q4_0"], Dtype.F32
+    one = {kernel for plan in plans(CASES["stored"].descriptor(format, dtype)) for kernel in kernels(plan)}
+    missed = {entry for _, entry, _ in selectable(format, dtype) - one}
+    assert missed >= {"index_dispatches", "combine", "clear_output"}
