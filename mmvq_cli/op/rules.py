@@ -12,7 +12,8 @@ from mmvq_cli.errors import Unsupported
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, Dtype
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.plan import Launch, Preference, Sku
-from mmvq_cli.op.precision import PrecisionGuarantee
+from mmvq_cli.op.precision import DEFAULT_ERROR_CONSTANT, PrecisionGuarantee
+from mmvq_cli.op.stream import StreamShape, stream_shape
 
 MINIMUM_COMPUTE_CAPABILITY = (8, 0)
 
@@ -133,19 +134,60 @@ def _build_grouped(d: Descriptor, device: Device) -> Choice:
     )
 
 
-def _grouped_launches(d: Descriptor) -> list[Launch]:
-    if d.is_empty:
-        return [] if d.adds or not d.output_row_count * d.n_rows_per_expert else [_clear_output(d)]
+def _build_stream(d: Descriptor, device: Device) -> Choice:
+    shape = stream_shape(d, device)
+    assert shape is not None
+    atomic = _is_atomic_sum(d)
+    exactness = DEFAULT_ERROR_CONSTANT[d.dtype]
+    return Choice(
+        rule="stream",
+        reason=f"each tile of up to {shape.columns} dispatches streams its rows through shared memory once, in "
+        f"{shape.stages} stages of {shape.segment} weights; exact products on the tensor cores",
+        sku=_sku("stream", d, device),
+        guarantee=PrecisionGuarantee(
+            math="f16" if d.dtype is Dtype.F16 else "bf16",
+            accumulator="f32",
+            error_constant=exactness + _atomic_error_constant(d) if atomic else exactness,
+            deterministic=not atomic,
+            bit_stable_on_same_hardware=not atomic,
+            batch_invariant=not atomic,
+        ),
+        launches=tuple(_surrounded(d, _stream(d, device, shape))),
+        uses_workspace=d.combines,
+    )
+
+
+def _stream(d: Descriptor, device: Device, shape: StreamShape) -> Launch:
+    # Persistent: one block per multiprocessor, and never more than there are items.
+    items = min(d.m_total, d.n_experts + d.m_total // shape.columns) * -(-d.n_rows_per_expert // shape.rows)
+    return Launch(
+        "stream",
+        "stream.cu",
+        (*format_defines(d), *shape.defines),
+        (max(1, min(device.sm_count, items)), 1, 1),
+        (shape.threads, 1, 1),
+        shape.shared_bytes,
+    )
+
+
+def _surrounded(d: Descriptor, product: Launch) -> list[Launch]:
+    """The product with what comes before and after it: zeroed rows, the ordered sum."""
     launches = []
     # With top_k = 1 and a dispatch for every token each row is written anyway.
     if d.output_rows == "token" and d.top_k == 1 and not d.adds and d.m_total < d.m_tokens:
         launches.append(_clear_output(d))
     if d.combines:
         launches += _index(d)
-    launches.append(_grouped(d))
+    launches.append(product)
     if d.combines:
         launches.append(_combine(d))
     return launches
+
+
+def _grouped_launches(d: Descriptor) -> list[Launch]:
+    if d.is_empty:
+        return [] if d.adds or not d.output_row_count * d.n_rows_per_expert else [_clear_output(d)]
+    return _surrounded(d, _grouped(d))
 
 
 def _index(d: Descriptor) -> list[Launch]:
@@ -201,6 +243,10 @@ def format_defines(d: Descriptor) -> tuple[tuple[str, int], ...]:
     )
 
 
+def _streams(d: Descriptor, device: Device) -> bool:
+    return device.backend == "cuda" and stream_shape(d, device) is not None
+
+
 def _runs_cuda(_: Descriptor, device: Device, __: Preference) -> bool:
     return device.backend == "cuda" and device.compute_capability >= MINIMUM_COMPUTE_CAPABILITY
 
@@ -212,6 +258,13 @@ RULES: tuple[Rule, ...] = (
         "dequantize each touched expert's rows, then a float32 BLAS product",
         lambda _, device, __: device.backend == "cpu",
         _build_cpu,
+    ),
+    Rule(
+        "stream",
+        "cuda",
+        "rows stream once through shared memory to the tensor cores; exact products, batch-invariant; --prefer fastest",
+        lambda d, device, preference: preference is Preference.FASTEST and _streams(d, device),
+        _build_stream,
     ),
     Rule(
         "grouped",

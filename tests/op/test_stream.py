@@ -1,0 +1,68 @@
+"""The streaming kernel's shape: what fits, and what must not depend on the batch."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmvq_cli.op import FORMATS, Descriptor, Device, Dtype, Plan, find_device
+from mmvq_cli.op.stream import dispatches_per_touched_expert, stream_shape
+
+H200 = find_device("H200")
+QUANTIZED = [row for row in FORMATS.values() if not row.is_float]
+SIZES = {"n_experts": 128, "n_rows_per_expert": 768, "m_total": 64, "m_tokens": 8, "top_k": 8}
+
+
+def problem(**changes) -> Descriptor:
+    return Descriptor(**{**SIZES, "n_cols": 2048, "format": FORMATS["Q4_K"], "dtype": Dtype.F16, **changes})
+
+
+@given(
+    st.sampled_from(QUANTIZED),
+    st.sampled_from(list(Dtype)),
+    st.sampled_from([256, 768, 2048, 4096, 7168, 14336]),
+    st.integers(1, 4096),
+)
+def test_a_shape_fits_its_device_and_its_order_of_sums_knows_no_batch(format, dtype, n_cols, m_tokens):
+    d = problem(format=format, dtype=dtype, n_cols=n_cols, m_tokens=m_tokens, m_total=8 * m_tokens)
+    shape = stream_shape(d, H200)
+    alone = stream_shape(replace(d, m_tokens=1, m_total=8), H200)
+    if shape is None:
+        return
+    assert shape.shared_bytes <= 232_448
+    assert shape.stages >= 3
+    assert shape.segment % 256 == 0
+    assert alone is not None
+    assert (shape.slices, shape.segment) == (alone.slices, alone.segment)
+
+
+def test_tiles_widen_with_the_dispatches_of_an_expert():
+    widths = [stream_shape(problem(m_tokens=m, m_total=8 * m), H200).columns for m in (1, 8, 32, 256)]
+    assert widths == [2, 2, 4, 8]
+
+
+def test_dispatches_per_touched_expert_of_uniform_routing():
+    assert dispatches_per_touched_expert(problem(m_total=1)) == pytest.approx(1, rel=0.01)
+    assert dispatches_per_touched_expert(problem(m_total=128 * 50)) == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    "cannot",
+    [{"format": FORMATS["F16"]}, {"m_total": 0}, {"n_cols": 14336, "dtype": Dtype.F32, "format": FORMATS["Q6_K"]}],
+    ids=["floats", "empty", "too wide for shared memory"],
+)
+def test_what_cannot_stream_runs_the_plain_kernel(cannot):
+    assert stream_shape(problem(**cannot), H200) is None
+    assert Plan.select(problem(**cannot), H200, "fastest").rule == "grouped"
+
+
+def test_older_gpus_have_no_copy_engine():
+    assert stream_shape(problem(), Device(name="A100", backend="cuda", compute_capability=(8, 0))) is None
+
+
+def test_only_fastest_streams():
+    rules = {
+        preference: Plan.select(problem(), H200, preference).rule for preference in ("auto", "fastest", "reference")
+    }
+    assert rules == {"auto": "grouped", "fastest": "stream", "reference": "grouped"}
