@@ -481,7 +481,7 @@ DEVICE uint16_t float_to_half(float value) {
     const uint32_t sign = float_to_bits(value) >> 16 & 0x8000u, magnitude = float_to_bits(value) & 0x7FFFFFFFu;
     if (magnitude > 0x7F800000u) return 0x7FFF;
     if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);  // from 65520 on
-    if (magnitude < 0x38800000u)  // subnormal: a multiple of 2^-24
+    if (magnitude < 0x38800000u)                                                 // subnormal: a multiple of 2^-24
         return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(std::ldexp(std::fabs(value), 24))));
     return static_cast<uint16_t>(sign | (magnitude + 0xFFFu + (magnitude >> 13 & 1) - 0x38000000u) >> 13);
 #else
@@ -508,7 +508,8 @@ DEVICE uint16_t float_to_bfloat(float value) {
 DEVICE uint32_t half2_subtract(uint32_t a, uint32_t b) {
 #ifdef MMVQ_HOST
     const auto part = [&](int shift) {
-        const float x = half_to_float(static_cast<uint16_t>(a >> shift)), y = half_to_float(static_cast<uint16_t>(b >> shift));
+        const float x = half_to_float(static_cast<uint16_t>(a >> shift)),
+                    y = half_to_float(static_cast<uint16_t>(b >> shift));
         return static_cast<uint32_t>(float_to_half(x - y)) << shift;
     };
     return part(0) | part(16);
@@ -522,7 +523,8 @@ DEVICE uint32_t half2_subtract(uint32_t a, uint32_t b) {
 DEVICE uint32_t bfloat2_subtract(uint32_t a, uint32_t b) {
 #ifdef MMVQ_HOST
     const auto part = [&](int shift) {
-        const float x = bfloat_to_float(static_cast<uint16_t>(a >> shift)), y = bfloat_to_float(static_cast<uint16_t>(b >> shift));
+        const float x = bfloat_to_float(static_cast<uint16_t>(a >> shift)),
+                    y = bfloat_to_float(static_cast<uint16_t>(b >> shift));
         return static_cast<uint32_t>(float_to_bfloat(x - y)) << shift;
     };
     return part(0) | part(16);
