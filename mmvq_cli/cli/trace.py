@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -15,11 +12,18 @@ import typer
 
 from mmvq_cli.cli.app import EXIT_CODES
 from mmvq_cli.cli.options import Quiet
+from mmvq_cli.cli.trace_output import (
+    parse_groups,
+    parse_numbers,
+    parse_pairs,
+    parse_parameters,
+    print_statistics,
+    show_progress,
+    write_and_say,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mmvq_cli.routing.trace import Trace, TraceStatistics
+    pass
 
 trace = typer.Typer(
     rich_markup_mode="rich",
@@ -107,13 +111,13 @@ def import_(
         n_experts=experts,
         top_k=top_k,
         n_layers=num_layers,
-        moe_layers=_numbers(moe_layers, "moe-layers"),
-        columns=_pairs(columns, "columns"),
+        moe_layers=parse_numbers(moe_layers, "moe-layers"),
+        columns=parse_pairs(columns, "columns"),
         model_id=model_id,
         keep_warmup=keep_warmup,
     )
     note(f"reading {source}", quiet)
-    _write(import_trace(source, origin, options), output, quiet)
+    write_and_say(import_trace(source, origin, options), output, quiet)
 
 
 @trace.command(epilog=EXIT_CODES)
@@ -135,12 +139,12 @@ def stats(
     """
     from mmvq_cli.routing.trace import read_trace, trace_statistics
 
-    with _progress(quiet) as show:
+    with show_progress(quiet) as show:
         result = trace_statistics(read_trace(file, show), ep=ep, lru=lru, seed=seed, progress=show)
     if output is StatsOutput.JSON:
         typer.echo(json.dumps(asdict(result), indent=1))
     else:
-        _print_statistics(result)
+        print_statistics(result)
 
 
 @trace.command(epilog=EXIT_CODES)
@@ -164,14 +168,14 @@ def convert(
 
     value = read_trace(file)
     if layers:
-        value = select_layers(value, _numbers(layers, "layers"))
+        value = select_layers(value, parse_numbers(layers, "layers"))
     if counts:
         value = to_counts(value)
     if output.suffix == ".npz":
         write_npz(value, output)
         note(f"wrote {output}", quiet)
     else:
-        _write(value, output, quiet)
+        write_and_say(value, output, quiet)
 
 
 @trace.command(epilog=EXIT_CODES)
@@ -248,7 +252,7 @@ def synth(
     from mmvq_cli.routing.trace import Synthesis, preset_synthesis, synthesize
 
     sizes: dict[str, Any] = {"n_layers": layers, "n_requests": requests, "request_tokens": length, "seed": seed}
-    given = _parameters(parameters)
+    given = parse_parameters(parameters)
     if preset:
         if generator != "hier":
             raise UsageError(f"--preset is for hier, not {generator}", "mmvq trace synth hier --preset gpt-oss")
@@ -261,11 +265,11 @@ def synth(
     else:
         raise UsageError("the sizes are not known", "give --experts and --top-k, --preset, or --counts")
     if groups:
-        n_group, topk_group = _groups(groups)
+        n_group, topk_group = parse_groups(groups)
         plan = replace(plan, n_group=n_group, topk_group=topk_group)
-    with _progress(quiet) as show:
+    with show_progress(quiet) as show:
         made = synthesize(plan, show)
-    _write(made, output, quiet)
+    write_and_say(made, output, quiet)
 
 
 @trace.command("record-script", epilog=EXIT_CODES)
@@ -301,161 +305,3 @@ def _marginal(generator: str, counts: Path, top_k: int, sizes: dict[str, Any]) -
         popularity=logical_counts(source).astype(float),
         **{**sizes, "n_layers": source.n_layers},
     )
-
-
-def _write(value: Trace, output: Path, quiet: bool) -> None:
-    from mmvq_cli.cli.progress import note
-    from mmvq_cli.errors import UsageError
-    from mmvq_cli.routing.trace import SUFFIX, write_trace
-
-    if not output.name.endswith(SUFFIX):
-        raise UsageError(f"-o {output} is not named like a trace", f"end it in {SUFFIX}")
-    write_trace(value, output)
-    tokens = f"{value.n_tokens} tokens" if value.kind == "topk" else "counts"
-    note(f"wrote {output}: {tokens}, {value.n_layers} layers, {value.n_experts} experts, top-{value.top_k}", quiet)
-    for key, text in value.metadata.items():
-        if key.startswith(("dropped_", "counts_", "num_experts_inferred")) and text != "0":
-            note(f"note: {key.replace('_', ' ')}: {text}", quiet)
-    if value.provenance == "counts-derived":
-        note("note: counts-derived: no joint structure, no locality", quiet)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A line on stderr that counts layers; nothing when quiet or not a terminal."""
-    shown = sys.stderr.isatty() and not quiet
-
-    def show(done: int, total: int) -> None:
-        if shown:
-            print(f"\rlayer {done} of {total}", end="\r" if done == total else "", file=sys.stderr, flush=True)
-
-    yield show
-
-
-def _print_statistics(result: TraceStatistics) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    console.width = min(console.width, 110) if console.is_terminal else 110
-    dropped = result.metadata.get("dropped_warmup_tokens", "0")
-    for line in (
-        f"{result.provenance}, {len(result.layers)} layers, top-{result.top_k} of {result.n_experts} logical experts",
-        f"{result.n_tokens} tokens, {result.n_requests} requests, {dropped} warm-up tokens dropped",
-    ):
-        console.print(Text(line))
-    table = Table(title="Load and locality by layer", box=None, title_justify="left", pad_edge=False)
-    for name in (
-        "layer",
-        "max/mean",
-        "uniform",
-        "",
-        "CV",
-        "entropy",
-        "n80",
-        "unused",
-        "sigma",
-        "zipf",
-        "lag 1",
-        "lag 20",
-    ):
-        table.add_column(name, justify="left" if name == "" else "right")
-    top = max(layer.imbalance for layer in result.layers) or 1.0
-    for layer in result.layers:
-        lags = [f"{layer.overlap[lag]:.3f}" if lag in layer.overlap else "-" for lag in (1, 20)]
-        table.add_row(
-            str(layer.layer),
-            f"{layer.imbalance:.2f}",
-            f"{layer.uniform_imbalance:.2f}",
-            "█" * round(20 * layer.imbalance / top),
-            f"{layer.cv:.2f}",
-            f"{layer.entropy:.3f}",
-            str(layer.n80),
-            str(layer.unused_experts),
-            f"{layer.lognormal_sigma:.2f}",
-            f"{layer.zipf_s:.2f}",
-            *lags,
-        )
-    console.print(table)
-    console.print(Text("over layers, median / p90: " + _summary(result)))
-    console.print(Text(f"overlap by chance (k / E): {result.chance_overlap:.3f}"))
-    if not result.batches:
-        return
-    batches = Table(title="Touched experts by batch", box=None, title_justify="left", pad_edge=False)
-    names = (
-        "tokens",
-        "across requests",
-        "in a row",
-        "in a row, by request",
-        "uniform",
-        "max/mean",
-        "of uniform",
-        "tile-16 padding",
-    )
-    for name in names:
-        batches.add_column(name, justify="right")
-    for batch in result.batches:
-        touched = (batch.across_touched, batch.consecutive_touched, batch.consecutive_touched_by_request)
-        batches.add_row(
-            str(batch.n_tokens),
-            *("-" if value is None else f"{value:.1f}" for value in touched),
-            f"{batch.uniform_touched:.1f}",
-            f"{batch.imbalance:.2f}",
-            f"{batch.uniform_imbalance:.2f}",
-            f"{batch.padding[16]:.0%}",
-        )
-    console.print(batches)
-
-
-def _summary(result: TraceStatistics) -> str:
-    names = {"imbalance": "max/mean", "balancedness": "balancedness", "rank_imbalance": "rank max/mean"}
-    names |= {f"overlap_{lag}": f"lag {lag}" for lag in (1, 2, 5, 20)}
-    names |= {name: f"LRU {100 * float(name[4:]):g}% of E" for name in result.median if name.startswith("lru_")}
-    return " · ".join(
-        f"{title} {result.median[name]:.3g} / {result.p90[name]:.3g}"
-        for name, title in names.items()
-        if name in result.median
-    )
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    from mmvq_cli.errors import UsageError
-
-    numbers: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.strip().partition("..")
-        if not first.isdecimal() or not (last or first).isdecimal() or len(first + last) > 10:
-            raise UsageError(f"--{option} {text!r} is not understood at {part!r}", "write 0,3,8..11")
-        numbers.extend(range(int(first), min(int(last or first), int(first) + 10**4) + 1))
-    return tuple(numbers)
-
-
-def _pairs(text: str, option: str) -> dict[str, str]:
-    from mmvq_cli.errors import UsageError
-
-    pairs = {}
-    for part in filter(None, text.split(",")):
-        name, equals, value = part.partition("=")
-        if not equals or not value:
-            raise UsageError(f"--{option} {text!r} is not understood at {part!r}", "write name=value,name=value")
-        pairs[name.strip()] = value.strip()
-    return pairs
-
-
-def _parameters(text: str) -> dict[str, float]:
-    from mmvq_cli.errors import UsageError
-
-    try:
-        return {name: float(value) for name, value in _pairs(text, "set").items()}
-    except ValueError:
-        raise UsageError(f"--set {text!r} has a value that is no number", "e.g. --set sigma=0.7,rho=0.2") from None
-
-
-def _groups(text: str) -> tuple[int, int]:
-    from mmvq_cli.errors import UsageError
-
-    n_group, _, topk_group = text.partition("/")
-    if not n_group.isdecimal() or not topk_group.isdecimal():
-        raise UsageError(f"--groups {text!r} is not understood", "write N/K, as 8/4")
-    return int(n_group), int(topk_group)
