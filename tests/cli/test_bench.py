@@ -185,7 +185,6 @@ def test_ctrl_c_ends_with_130_and_whole_records(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert err.startswith("[1/12]")
     (path,) = (tmp_path / "results").glob("*.jsonl")
     assert err.splitlines()[-2:] == [
         f"the records so far are in results/{path.name}; the same command with --resume goes on",
