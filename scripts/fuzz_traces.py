@@ -144,6 +144,8 @@ def samples() -> dict[str, tuple[str, bytes, ImportOptions]]:
         for layer in range(3)
     ]
     csv = "layer,request,experts\n" + "".join(f"{r['layer']},a,{' '.join(map(str, r['experts']))}\n" for r in rows)
+    prefill = {str(layer): ids[:30, layer].tolist() for layer in range(3)}
+    passes = [prefill, *({str(layer): [ids[token, layer].tolist()] for layer in range(3)} for token in range(30, 40))]
     logits = np.random.default_rng(6).standard_normal((3, 40, 8)).astype(np.float32)
     none, top2 = ImportOptions(), ImportOptions(top_k=2)
     return {
@@ -159,6 +161,7 @@ def samples() -> dict[str, tuple[str, bytes, ImportOptions]]:
         "hf-logits": ("r.npz", npz_bytes(router_logits=logits), top2),
         "table-csv": ("r.csv", csv.encode(), none),
         "table-jsonl": ("r.jsonl", "\n".join(map(json.dumps, rows)).encode(), none),
+        "table-passes": ("r.json", json.dumps(passes).encode(), none),
         "eplb-json": ("r.json", json.dumps({"logical_count": counts.tolist()}).encode(), none),
         "eplb-npy": ("r.npy", npy_bytes(counts), none),
         "neutral": ("r.moetrace.safetensors", _neutral(), none),

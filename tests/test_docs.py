@@ -8,7 +8,7 @@ import pytest
 from mmvq_cli.cli.app import COMMANDS, EXIT_CODES, run
 from mmvq_cli.errors import ExitCode
 from mmvq_cli.suite import known_suites
-from scripts.refresh_readme import refreshed
+from scripts.refresh_readme import refreshed, twins_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -65,6 +65,16 @@ def test_the_exit_codes_are_named_in_words():
     assert EXIT_CODES.count("·") == len(ExitCode) - 1
 
 
-def test_the_speed_table_is_what_the_committed_records_say():
+def test_the_tables_are_what_the_committed_records_say():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert refreshed(text) == text, "run python -m scripts.refresh_readme"
+
+
+def test_times_stand_beside_the_bytes():
+    cases = "gpt-oss-20b/gate/MXFP4-e32k4-2880x2880-t16-{}-f16"
+    times_ns = {cases.format("uniform"): 2000.0, cases.format("twin:gpt-oss;compose=chunk"): 1500.0}
+    row = next(line for line in twins_table(times_ns).splitlines() if line.startswith("| gpt-oss"))
+    _, _, uniform, requests, in_a_row, _ = row.split("|")
+    assert uniform.strip().endswith("MiB, 2.0 µs")
+    assert "µs" not in requests
+    assert in_a_row.strip().endswith(" %), 1.5 µs (-25 %)")

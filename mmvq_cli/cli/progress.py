@@ -8,7 +8,14 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from mmvq_cli.record import Record, Status
 from mmvq_cli.report import number
@@ -78,6 +85,13 @@ class ProgressObserver:
             took_s = time.monotonic() - self._start_s
             note(f"[{self._index + 1}/{self._total}] {self._case_id}: {_outcome(record)} ({took_s:.1f} s)", self._quiet)
 
+    def warned(self, text: str) -> None:
+        """Print it above the bar."""
+        if self._bar:
+            self._bar.console.print(f"warning: {text}", markup=False, highlight=False)
+        else:
+            note(f"warning: {text}", self._quiet)
+
 
 def _outcome(record: Record) -> str:
     if record.status is not Status.PASSED:
@@ -85,3 +99,34 @@ def _outcome(record: Record) -> str:
     if record.timing is None:
         return "PASSED"
     return f"PASSED, {number(record.timing.gpu_ns.median / 1e3)} µs"
+
+
+class ByteProgress:
+    """Shows bytes a second and the time to go of each step on a terminal; silent elsewhere. Use it as a context."""
+
+    def __init__(self, quiet: bool) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        if quiet:
+            self._progress = None
+        self._tasks: dict[str, int] = {}
+
+    def __enter__(self) -> ByteProgress:
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Move the bar of one step."""
+        if self._progress is None:
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total)
+        self._progress.update(self._progress.task_ids[list(self._tasks).index(what)], completed=done)

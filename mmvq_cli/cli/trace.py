@@ -87,7 +87,9 @@ def import_(
     top_k: TopKN = 0,
     num_layers: Annotated[int, typer.Option(min=0, help="Hidden layers of a headerless recording (SGLang).")] = 0,
     moe_layers: Annotated[str, typer.Option(help="Layers with experts, 3..60 (default: found).")] = "",
-    columns: Annotated[str, typer.Option(help="Columns of a table: layer=L,experts=IDS,request=R,weights=W.")] = "",
+    columns: Annotated[
+        str, typer.Option(help="Columns of a table: layer=L,experts=IDS,request=R,weights=W,phase=P.")
+    ] = "",
     model_id: Annotated[str, typer.Option(help="Name of the model, noted in the trace.")] = "",
     keep_warmup: Annotated[bool, typer.Option("--keep-warmup", help="Keep long runs of equal rows.")] = False,
     quiet: Quiet = False,
@@ -104,20 +106,23 @@ def import_(
 
     What is no routing is dropped and counted: warm-up rows, dense layers, padding.
     """
-    from mmvq_cli.cli.progress import note
+    from mmvq_cli.cli.progress import ByteProgress, note
     from mmvq_cli.routing.trace import ImportOptions, import_trace
 
-    options = ImportOptions(
-        n_experts=experts,
-        top_k=top_k,
-        n_layers=num_layers,
-        moe_layers=parse_numbers(moe_layers, "moe-layers"),
-        columns=parse_pairs(columns, "columns"),
-        model_id=model_id,
-        keep_warmup=keep_warmup,
-    )
     note(f"reading {source}", quiet)
-    write_and_say(import_trace(source, origin, options), output, quiet)
+    with ByteProgress(quiet) as bar:
+        options = ImportOptions(
+            n_experts=experts,
+            top_k=top_k,
+            n_layers=num_layers,
+            moe_layers=parse_numbers(moe_layers, "moe-layers"),
+            columns=parse_pairs(columns, "columns"),
+            model_id=model_id,
+            keep_warmup=keep_warmup,
+            progress=bar.show,
+        )
+        imported = import_trace(source, origin, options)
+    write_and_say(imported, output, quiet)
 
 
 @trace.command(epilog=EXIT_CODES)

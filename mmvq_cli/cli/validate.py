@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated
 
 import typer
 
-from mmvq_cli.cli.options import OUTPUT, SELECT, Quiet
+from mmvq_cli.cli.options import OUTPUT, SELECT, DeviceIndex, EngineName, Quiet
 from mmvq_cli.errors import ExitCode, UsageError
 
 COMPARE = "Compare"
@@ -33,8 +32,16 @@ def validate(
         bool, typer.Option("--all-tensors", help="Blocks of all tensors, not only experts.", rich_help_panel=SELECT)
     ] = False,
     kernels: Annotated[
-        bool, typer.Option("--kernels", help="Also list which types have a kernel here.", rich_help_panel=SELECT)
+        bool,
+        typer.Option(
+            "--kernels",
+            help="Also list which types have a kernel here, and check it on some rows of each tensor.",
+            rich_help_panel=SELECT,
+        ),
     ] = False,
+    rows: Annotated[
+        int, typer.Option(min=1, help="With --kernels: rows of each of 4 experts.", rich_help_panel=SELECT)
+    ] = 16,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -61,6 +68,8 @@ def validate(
             show_default=False,
         ),
     ] = None,
+    engine: EngineName = "auto",
+    device: DeviceIndex = 0,
     output: Annotated[
         str,
         typer.Option("-o", "--output", help="table, md, json, jsonl, junit, github or sarif.", rich_help_panel=OUTPUT),
@@ -87,12 +96,15 @@ def validate(
 
     mmvq validate model-Q4_K_M.gguf --against model-BF16.gguf -o md
 
+    mmvq validate model.gguf --kernels --engine cuda
+
     mmvq validate model.gguf --fail-on warning -o sarif
 
     mmvq validate --explain blocks.dead-expert
 
     The report ends with what was not checked.
     """
+    from mmvq_cli.cli.progress import ByteProgress
     from mmvq_cli.validate import OUTPUTS, Request, Severity, render, validate
 
     if list_checks or explain:
@@ -104,6 +116,10 @@ def validate(
         raise UsageError(f"--fail-on {fail_on!r} is not a severity to fail on", "use error or warning")
     if output not in OUTPUTS:
         raise UsageError(f"-o {output!r} is not an output format of validate", f"use {', '.join(OUTPUTS)}")
+    if engine != "auto":
+        from mmvq_cli.session import resolve_engine
+
+        resolve_engine(engine)
     request = Request(
         model=model,
         checks=_names(checks),
@@ -114,8 +130,11 @@ def validate(
         write_manifest=write_manifest,
         imatrix=imatrix,
         kernels=kernels,
+        kernel_rows=rows,
+        engine=engine,
+        device_index=device,
     )
-    with _Bar(quiet) as bar:
+    with ByteProgress(quiet) as bar:
         report = validate(request, bar.show)
     typer.echo(render(report, output), nl=False)
     return ExitCode.WRONG if report.fails(Severity(fail_on)) else None
@@ -138,37 +157,3 @@ def _explain(name: str) -> str:
 
     check = find_check(name)
     return f"{check.id} ({check.severity})\n{fill(check.explanation, 100)}"
-
-
-class _Bar:
-    """Bytes a second and the time to go, on a terminal; silent elsewhere."""
-
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True) if console.is_terminal else None
-        if quiet:
-            self._progress = None
-        self._tasks: dict[str, int] = {}
-
-    def __enter__(self) -> _Bar:
-        if self._progress:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress:
-            self._progress.stop()
-
-    def show(self, what: str, done: int, total: int) -> None:
-        """Move the bar of one step."""
-        if self._progress is None:
-            return
-        if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total)
-        self._progress.update(self._progress.task_ids[list(self._tasks).index(what)], completed=done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmvq_cli.validate.checks import CHECKS, LAYERS, Check, choose, find_check
 from mmvq_cli.validate.findings import Finding, Place, Report, Severity
-from mmvq_cli.validate.output import OUTPUTS, render
+from mmvq_cli.validate.output import OUTPUTS, headline, render
 from mmvq_cli.validate.validation import Request, validate
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Severity",
     "choose",
     "find_check",
+    "headline",
     "render",
     "validate",
 ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from math import inf, isnan
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +63,11 @@ def _comparable(tensor: ExpertTensor, reference: ExpertTensor | None, findings: 
 
 
 def _compare(tensor: ExpertTensor, reference: ExpertTensor, findings: Findings) -> TensorError:
-    relative = []
-    for expert in range(tensor.n_experts):
-        error, blocks = _compare_expert(tensor, reference, expert)
-        relative.append(error)
-        if not error <= _FOREIGN:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        compared = list(pool.map(lambda expert: _compare_expert(tensor, reference, expert), range(tensor.n_experts)))
+    relative = [error for error, _ in compared]
+    for expert, (error, blocks) in enumerate(compared):
+        if error > _FOREIGN:
             message = f"differs from the other file by {error:.3g} of its norm"
             findings.add("against.error", message, place_of(tensor, expert), f"{error:.4g}")
         elif blocks:
@@ -82,7 +85,7 @@ def _compare(tensor: ExpertTensor, reference: ExpertTensor, findings: Findings) 
 def _compare_expert(
     tensor: ExpertTensor, reference: ExpertTensor, expert: int
 ) -> tuple[float, list[tuple[int, float]]]:
-    """||a - b|| / ||b|| of one expert, and the blocks (number, error) that are off by more than `_FOREIGN`."""
+    """||a - b|| / ||b|| of one expert (inf: not finite), and the blocks (number, error) off by more than `_FOREIGN`."""
     size = tensor.format.block_size if not tensor.format.is_float else 32
     size = size if tensor.cols % size == 0 else tensor.cols
     difference, norm = [], []
@@ -97,7 +100,7 @@ def _compare_expert(
         size //= tensor.format.block_size
     found = np.flatnonzero(ratio > _FOREIGN)
     scale = size if tensor.format.is_float else 1
-    return total, [(int(block) * scale, float(ratio[block])) for block in found]
+    return inf if isnan(total) else total, [(int(block) * scale, float(ratio[block])) for block in found]
 
 
 def _rows(tensor: ExpertTensor, expert: int) -> Iterator[Floats]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,17 @@ from numpy.typing import NDArray
 
 from mmvq_cli.model import ExpertTensor
 from mmvq_cli.op.formats import FORMATS
+from mmvq_cli.validate.facts import Gather, facts_of, odd_exponents
 from mmvq_cli.validate.findings import Findings, Place
 from mmvq_cli.validate.robust import LEAST_RATIO, outliers
 from mmvq_cli.validate.scales import Bytes, Scales, scales_of
-from mmvq_cli.validate.scan import PIECE_BYTES, Run, Scan, decode, odd_exponents, plan_runs, scan
+from mmvq_cli.validate.scan import Run, Scan, decode, plan_runs, scan
+from mmvq_cli.validate.twins import digest, find_twins
 
 Progress = Callable[[int], None]
-_Key = tuple[int, ...]  # bytes of a tensor and the checksums of its experts
+_Key = tuple[int, ...]  # bytes of a tensor and the fingerprints of its experts
+_WORKERS = os.cpu_count() or 1
+_RUNS_AHEAD = 8
 _HUGE_RATIO = 2.0**12
 _LEAST_DISTANCE = 0.05  # between code histograms, half the sum of absolute differences
 _MOST_DECODED = 64
@@ -34,10 +39,12 @@ class Tally:
     n_blocks: int = 0
 
 
-def check_blocks(tensors: Iterable[ExpertTensor], findings: Findings, progress: Progress) -> Tally:
+def check_blocks(
+    tensors: Iterable[ExpertTensor], findings: Findings, progress: Progress, gather: Gather = facts_of
+) -> Tally:
     """Check all blocks of `tensors` on all cores; layer -1 marks those that are no experts.
 
-    Raises `OpenError` when a file cannot be read.
+    `gather` looks at the scales, here or on a GPU. Raises `OpenError` when a file cannot be read.
     """
     known = []
     for tensor in tensors:
@@ -45,35 +52,53 @@ def check_blocks(tensors: Iterable[ExpertTensor], findings: Findings, progress: 
             known.append(tensor)
         else:
             findings.leave_out(_NOT_READ.format(name=tensor.name, format=tensor.format_name))
-    seen: dict[_Key, ExpertTensor] = {}
-    for tensor, scans in _scan_all(known, progress):
+    keys: dict[ExpertTensor, _Key] = {}
+    for tensor, scans in _scan_all(known, gather, progress):
         _judge(tensor, scans, findings)
-        _compare_tensors(tensor, scans, seen, findings)
+        if tensor.layer >= 0 and any(part.facts.is_any.any() for part in scans):
+            keys[tensor] = (tensor.n_bytes, *_fingerprints(scans))
+    _compare_tensors(keys, findings)
     n_blocks = sum(tensor.n_bytes // tensor.format.type_size for tensor in known)
     return Tally(sum(tensor.n_bytes for tensor in known), n_blocks)
 
 
-def _scan_all(tensors: list[ExpertTensor], progress: Progress) -> Iterator[tuple[ExpertTensor, list[Scan]]]:
+def _scan_all(
+    tensors: list[ExpertTensor], gather: Gather, progress: Progress
+) -> Iterator[tuple[ExpertTensor, list[Scan]]]:
     """Scan in parallel; yields each tensor with all its scans, in order."""
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(_WORKERS)
+    scans: list[Scan] = []
     try:
-        work = [(tensor, [pool.submit(scan, run) for run in plan_runs(tensor)]) for tensor in tensors]
-        for tensor, futures in work:
-            scans = []
-            for future in futures:
-                scans.append(future.result())
-                progress(scans[-1].n_bytes)
-            futures.clear()
-            yield tensor, scans
+        for tensor, part in _in_order(pool, tensors, gather):
+            progress(part.n_bytes)
+            scans.append(part)
+            if part.first + len(part.fingerprints) == tensor.n_experts:
+                yield tensor, scans
+                scans = []
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, tensors: list[ExpertTensor], gather: Gather
+) -> Iterator[tuple[ExpertTensor, Scan]]:
+    """Scan ahead by a few runs only: a file may have any number of tensors."""
+    waiting: deque[tuple[ExpertTensor, Future[Scan]]] = deque()
+    for tensor in tensors:
+        for run in plan_runs(tensor):
+            waiting.append((tensor, pool.submit(scan, run, gather)))
+            if len(waiting) > _RUNS_AHEAD * _WORKERS:
+                first, future = waiting.popleft()
+                yield first, future.result()
+    for first, future in waiting:
+        yield first, future.result()
 
 
 def _judge(tensor: ExpertTensor, scans: list[Scan], findings: Findings) -> None:
     _check_scales(tensor, scans, findings)
     if tensor.layer < 0:
         return
-    is_zero = np.concatenate([part.is_zero for part in scans])
+    is_zero = ~np.concatenate([part.facts.is_any for part in scans])
     _check_zero(tensor, is_zero, findings)
     _check_twins(tensor, scans, is_zero, findings)
     _check_outliers(tensor, scans, findings)
@@ -99,16 +124,16 @@ def _check_scales(tensor: ExpertTensor, scans: list[Scan], findings: Findings) -
     limits = _limits(scans, len(fields))
     for part in scans:
         for number, scales in enumerate(fields):
-            field = part.fields[number]
+            field = part.facts.fields[number]
             wrong = field.largest >= scales.encoding.not_finite
             if scales.encoding.sign and (scales.never_negative or scales.stored == "ue4m3"):
-                wrong |= field.negative
+                wrong |= field.is_negative
             if not tensor.format.is_float:
                 finite = np.minimum(field.largest, scales.encoding.not_finite - 1)
                 wrong |= scales.values(finite.astype(scales.dtype)) > limits[number]
             for index in np.flatnonzero(wrong):
                 _locate_scales(tensor, part.first + int(index), scales, limits[number], findings)
-        for index in np.flatnonzero(part.odd_exponents):
+        for index in np.flatnonzero(part.facts.has_odd_exponent):
             _locate_exponents(tensor, part.first + int(index), findings)
 
 
@@ -116,7 +141,7 @@ def _limits(scans: list[Scan], n_fields: int) -> list[float]:
     """The largest sane scale of each field: 2^12 times the median over experts, of this field or the first."""
     medians = []
     for number in range(n_fields):
-        values = np.concatenate([part.fields[number].median for part in scans])
+        values = np.concatenate([part.medians[number] for part in scans])
         usable = values[np.isfinite(values)]
         medians.append(float(np.median(usable)) if len(usable) else np.inf)
     return [_HUGE_RATIO * max(median, medians[0]) for median in medians]
@@ -225,44 +250,24 @@ def _check_zero(tensor: ExpertTensor, is_zero: NDArray[np.bool_], findings: Find
 
 
 def _check_twins(tensor: ExpertTensor, scans: list[Scan], is_zero: NDArray[np.bool_], findings: Findings) -> None:
-    first: dict[int, int] = {}
-    for expert, checksum in enumerate(_checksums(scans)):
-        if is_zero[expert]:
-            continue
-        twin = first.setdefault(checksum, expert)
-        if twin != expert and _are_equal(tensor, expert, tensor, twin):
-            message = f"is identical to expert {twin}, byte for byte"
-            findings.add("blocks.duplicate-expert", message, place_of(tensor, expert))
+    live = {expert: key for expert, key in enumerate(_fingerprints(scans)) if not is_zero[expert]}
+    for expert, twin in find_twins(live, live.values(), lambda expert: digest(tensor, expert, 1)):
+        message = f"is identical to expert {twin}, byte for byte"
+        findings.add("blocks.duplicate-expert", message, place_of(tensor, expert))
 
 
-def _checksums(scans: list[Scan]) -> tuple[int, ...]:
-    return tuple(checksum for part in scans for checksum in part.checksums)
-
-
-def _are_equal(one: ExpertTensor, expert: int, other: ExpertTensor, twin: int) -> bool:
-    """Compare all bytes of two experts of one size in pieces."""
-    for offset in range(0, one.expert_bytes, PIECE_BYTES):
-        pieces = np.empty((2, min(PIECE_BYTES, one.expert_bytes - offset)), np.uint8)
-        one.read_into(expert * one.expert_bytes + offset, pieces[0].data)
-        other.read_into(twin * other.expert_bytes + offset, pieces[1].data)
-        if not np.array_equal(*pieces):
-            return False
-    return True
-
-
-def _compare_tensors(
-    tensor: ExpertTensor, scans: list[Scan], seen: dict[_Key, ExpertTensor], findings: Findings
-) -> None:
-    if tensor.layer < 0 or all(part.is_zero.all() for part in scans):
-        return
-    twin = seen.setdefault((tensor.n_bytes, *_checksums(scans)), tensor)
-    if twin is not tensor and all(_are_equal(tensor, expert, twin, expert) for expert in range(tensor.n_experts)):
+def _compare_tensors(keys: dict[ExpertTensor, _Key], findings: Findings) -> None:
+    for tensor, twin in find_twins(keys, keys.values(), lambda tensor: digest(tensor, 0, tensor.n_experts)):
         findings.add("blocks.duplicate-tensor", f"is identical to {twin.name}, byte for byte", place_of(tensor, 0))
+
+
+def _fingerprints(scans: list[Scan]) -> tuple[int, ...]:
+    return tuple(fingerprint for part in scans for fingerprint in part.fingerprints)
 
 
 def _check_outliers(tensor: ExpertTensor, scans: list[Scan], findings: Findings) -> None:
     if not tensor.format.is_float:
-        scales = np.concatenate([part.fields[0].rms for part in scans])
+        scales = np.concatenate([part.rms[0] for part in scans])
         for expert, ratio in outliers(scales):
             message = f"the scales are {ratio:.3g} times the median of the {tensor.n_experts} experts"
             findings.add("blocks.scale-outlier", message, place_of(tensor, expert), f"{scales[expert]:.4g}")

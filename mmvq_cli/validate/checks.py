@@ -327,6 +327,12 @@ _ROWS = (
     ),
     Check("imatrix.mismatch", WARNING, "The importance matrix has no counts for an expert tensor, or other counts."),
     Check("kernels.missing", INFO, "No kernel here multiplies this type: bench and check skip the tensor."),
+    Check(
+        "kernels.wrong",
+        ERROR,
+        "On some rows of this tensor the kernel of this machine decodes other weights than ggml, or its products are "
+        "beyond their error bound from the float64 oracle. The file is not at fault.",
+    ),
 )
 
 CHECKS: Mapping[str, Check] = MappingProxyType({row.id: row for row in _ROWS})

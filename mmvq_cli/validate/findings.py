@@ -67,7 +67,10 @@ class TensorError:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that one validation found, and what it left out; sizes in bytes, times in seconds."""
+    """All that one validation found, and what it left out; sizes in bytes, times in seconds.
+
+    `blocks_engine` is where the blocks were looked at: `cpu`, `cuda`, or None when they were not.
+    """
 
     files: tuple[str, ...]
     architecture: str | None
@@ -82,6 +85,7 @@ class Report:
     not_checked: tuple[str, ...]
     errors_against: tuple[TensorError, ...] = ()
     kernels: Mapping[str, str] = field(default_factory=dict)
+    blocks_engine: str | None = None
 
     def counts(self) -> dict[Severity, int]:
         """How many findings of each severity."""

@@ -18,6 +18,7 @@ from mmvq_cli.op.formats import FORMATS
 
 _STACKED = re.compile(r"ffn_(gate|up|down|gate_up)_exps\.weight")
 _LEGACY = re.compile(r"ffn_(gate|up|down)\.(\d+)\.weight")
+MOST_EXPERTS = 4096  # of a tensor; llama.cpp stops at 1024
 _MOST_VALUE_BYTES = 64 * 2**20
 
 
@@ -87,10 +88,12 @@ def _stacks(tensors: Mapping[str, Tensor]) -> dict[Role, Stack]:
 
 
 def expert_tensors(layers: Iterable[Layer]) -> tuple[ExpertTensor, ...]:
-    """The stacks whose bytes can be read by expert; wrong ones (see the moe layer) are left out."""
+    """The stacks whose bytes can be read by expert; wrong ones and those beyond `MOST_EXPERTS` are left out."""
     found: list[ExpertTensor] = []
     for layer in layers:
         for stack in layer.stacks.values():
+            if stack.n_experts > MOST_EXPERTS:
+                continue
             try:
                 found += find_experts(stack.tensors, stack.n_experts)
             except ModelError:

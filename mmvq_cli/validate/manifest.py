@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mmvq_cli.errors import ModelError, OpenError
 from mmvq_cli.model import ExpertTensor, Tensor
@@ -54,21 +57,28 @@ def hash_tensors(
 
 
 def _hash(tensor: Tensor, n_experts: int) -> Entry:
-    import numpy as np
-
     matrix, buffer = as_matrix(tensor), np.empty(min(_PIECE_BYTES, tensor.n_bytes), np.uint8)
     whole, experts = hashlib.sha256(), []
-    expert_bytes = tensor.n_bytes // max(n_experts, 1)
-    for expert in range(max(n_experts, 1)):
-        own = hashlib.sha256()
-        for offset in range(0, expert_bytes, _PIECE_BYTES):
-            piece = buffer[: min(_PIECE_BYTES, expert_bytes - offset)].data
-            matrix.read_into(expert * expert_bytes + offset, piece)
+    if not n_experts:
+        for piece in _pieces(matrix, 0, tensor.n_bytes, buffer):
             whole.update(piece)
-            if n_experts:
+    with ThreadPoolExecutor(1) as beside:  # the tensor's hash and the expert's of the same bytes, at once
+        for expert in range(n_experts):
+            own, expert_bytes = hashlib.sha256(), tensor.n_bytes // n_experts
+            for piece in _pieces(matrix, expert * expert_bytes, expert_bytes, buffer):
+                done = beside.submit(whole.update, piece)
                 own.update(piece)
-        experts += [own.hexdigest()] if n_experts else []
+                done.result()
+            experts.append(own.hexdigest())
     return Entry(tensor.format_name, tensor.ne, whole.hexdigest(), tuple(experts))
+
+
+def _pieces(matrix: ExpertTensor, start: int, n_bytes: int, buffer: NDArray[np.uint8]) -> Iterator[memoryview]:
+    """Read `n_bytes` from `start` on; a piece is valid until the next one."""
+    for offset in range(0, n_bytes, _PIECE_BYTES):
+        piece = buffer[: min(_PIECE_BYTES, n_bytes - offset)].data
+        matrix.read_into(start + offset, piece)
+        yield piece
 
 
 def write_manifest(path: Path, entries: Mapping[str, Entry]) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import groupby
+from math import isfinite
 from textwrap import fill
 from types import MappingProxyType
 from typing import Any
@@ -40,7 +41,8 @@ def _speed(report: Report) -> str:
         return f"no blocks read, {report.seconds:.2f} s"
     speed = report.checked_bytes / max(report.seconds, 1e-9) / 1e9
     size = f"{report.checked_bytes / 2**20:.1f} MiB"
-    return f"{report.checked_blocks:,} blocks in {size}, {report.seconds:.2f} s, {speed:.2f} GB/s"
+    on_gpu = " on the GPU" if report.blocks_engine == "cuda" else ""
+    return f"{report.checked_blocks:,} blocks in {size}, {report.seconds:.2f} s, {speed:.2f} GB/s{on_gpu}"
 
 
 def _title(report: Report) -> str:
@@ -97,6 +99,17 @@ def _markdown(report: Report) -> str:
             cells = (finding.severity, finding.check, _where(finding.place), finding.message)
             lines.append(f"| {' | '.join(map(_escaped, cells))} |")
         lines.append("")
+    if report.errors_against:
+        lines += ["| tensor | types | worst expert | relative error | median |", "| --- | --- | --: | --: | --: |"]
+        for error in report.errors_against:
+            worst, expert = error.worst
+            formats = " against ".join(error.formats)
+            numbers = f"{expert} | {worst:.4f} | {_median(error.relative):.4f}"
+            lines.append(f"| {_escaped(error.tensor)} | {formats} | {numbers} |")
+        lines.append("")
+    if report.kernels:
+        lines += ["Kernels here:", ""]
+        lines += [*(f"- {name}: {_escaped(answer)}" for name, answer in report.kernels.items()), ""]
     return "\n".join([*lines, "Not checked:", "", *(f"- {_escaped(note)}" for note in report.not_checked), ""])
 
 
@@ -110,13 +123,18 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def _json(report: Report) -> str:
+    errors = [
+        {**asdict(error), "relative": [value if isfinite(value) else None for value in error.relative]}
+        for error in report.errors_against
+    ]
     document = {
         **asdict(report),
+        "errors_against": errors,
         "findings": [_row(finding) for finding in report.findings],
         "counts": report.counts(),
         "mmvq": __version__,
     }
-    return json.dumps(document, indent=1, default=str) + "\n"
+    return json.dumps(document, indent=1, default=str, allow_nan=False) + "\n"
 
 
 def _jsonl(report: Report) -> str:

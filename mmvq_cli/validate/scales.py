@@ -24,24 +24,37 @@ _NEVER_NEGATIVE = {
     **dict.fromkeys(("Q2_K", "Q4_K", "Q5_K"), (0, 1)),
 }
 
+_MANY = 4096  # scales of an expert, from which on counting codes beats summing squares
+SIGNIFICANT_BITS = 10  # of a mantissa that count in a sum of squares: all of them, but for f32
+
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How one kind of scale is stored: `sign` bit (0: none), smallest magnitude that is NaN or Inf, `lanes` a block."""
+    """How one kind of scale is stored: `sign` bit (0: none), smallest magnitude that is NaN or Inf, `lanes` a block.
+
+    `mantissa_bits` lie below the exponent, whose value 1 stands for 2^`lowest`; e8m0 is an exponent alone.
+    """
 
     kind: str
     sign: int
     not_finite: int
+    mantissa_bits: int
+    lowest: int
     lanes: int = 1
+
+    @property
+    def n_exponents(self) -> int:
+        """How many values the exponent of a finite magnitude has."""
+        return (self.not_finite - 1 >> self.mantissa_bits) + 1
 
 
 _ENCODINGS = {
-    "f16": Encoding("f16", 0x8000, 0x7C00),
-    "bf16": Encoding("bf16", 0x8000, 0x7F80),
-    "f32": Encoding("f32", 0x80000000, 0x7F800000),
-    "iq1m": Encoding("f16", 0x8000, 0x7C00),
-    "e8m0": Encoding("e8m0", 0, 0xFF),
-    "ue4m3": Encoding("ue4m3", 0x80, 0x7F, lanes=4),
+    "f16": Encoding("f16", 0x8000, 0x7C00, 10, -14),
+    "bf16": Encoding("bf16", 0x8000, 0x7F80, 7, -126),
+    "f32": Encoding("f32", 0x80000000, 0x7F800000, 23, -126),
+    "iq1m": Encoding("f16", 0x8000, 0x7C00, 10, -14),
+    "e8m0": Encoding("e8m0", 0, 0xFF, 0, -126),
+    "ue4m3": Encoding("ue4m3", 0x80, 0x7F, 3, -6, lanes=4),
 }
 
 
@@ -89,12 +102,31 @@ class Scales:
                 return magnitudes.view(np.float32).astype(np.float64)
         return np.asarray(_table(self.encoding.kind).take(magnitudes))
 
-    def squares(self, magnitudes: Bits) -> NDArray[np.float64]:
-        """The sum of squares of each expert's finite scales: [n_experts]."""
-        if self.encoding.kind == "f32":
-            values = np.nan_to_num(self.values(magnitudes), nan=0, posinf=0)
-            return np.asarray(np.square(values).sum(axis=1))
-        return np.asarray(_square_table(self.encoding.kind).take(magnitudes).sum(axis=1), np.float64)
+    def powers(self, magnitudes: Bits) -> NDArray[np.int64]:
+        """Squares of each expert's significands, summed by exponent: [n_experts, n_exponents], exact in any order."""
+        if magnitudes.dtype.itemsize < 4 and magnitudes.shape[1] >= _MANY:
+            return np.stack([self._powers_by_code(row) for row in magnitudes])
+        encoding, n_experts = self.encoding, len(magnitudes)
+        spare = encoding.n_exponents + 1  # one more for what is not finite
+        exponents = magnitudes >> magnitudes.dtype.type(encoding.mantissa_bits)
+        exponents[magnitudes >= encoding.not_finite] = encoding.n_exponents
+        squares = np.square(_significands(magnitudes, encoding), dtype=np.float64)
+        places = exponents + (np.arange(n_experts) * spare)[:, None]
+        sums = np.bincount(places.reshape(-1), weights=squares.reshape(-1), minlength=n_experts * spare)
+        return sums.reshape(n_experts, spare)[:, :-1].astype(np.int64)
+
+    def _powers_by_code(self, magnitudes: Bits) -> NDArray[np.int64]:
+        """The same of one expert, by counting how often each magnitude comes: for many scales it is faster."""
+        squares = _significand_squares(self.encoding.kind)
+        counts = np.bincount(magnitudes, minlength=squares.size)[: squares.size]
+        return np.asarray((counts.reshape(squares.shape) * squares).sum(axis=1))
+
+    def root_mean_squares(self, powers: NDArray[np.int64], n_scales: int) -> NDArray[np.float64]:
+        """The root mean square [n_experts] of `n_scales` scales an expert, from their `powers`."""
+        encoding = self.encoding
+        exponents = np.maximum(np.arange(encoding.n_exponents), 0 if encoding.mantissa_bits == 0 else 1)
+        unit = 2.0 ** (exponents - 1 + encoding.lowest - min(encoding.mantissa_bits, SIGNIFICANT_BITS))
+        return np.asarray(np.sqrt((powers * np.square(unit)).sum(axis=1) / n_scales))
 
 
 def scales_of(weight_format: Format) -> tuple[Scales, ...]:
@@ -113,6 +145,24 @@ def _gather_iq1m(fields: Bytes) -> Bits:
     return np.asarray(top[..., 0] | top[..., 1] << 4 | top[..., 2] << 8 | top[..., 3] << 12, np.uint16)
 
 
+def _significands(magnitudes: Bits, encoding: Encoding) -> Bits:
+    """The top bits of each mantissa as an integer, with the leading 1 of those that are not subnormal."""
+    kind, bits = magnitudes.dtype.type, encoding.mantissa_bits
+    kept = min(bits, SIGNIFICANT_BITS)
+    leading = ((magnitudes >> kind(bits)) > 0) | (bits == 0)
+    mantissas = (magnitudes & kind((1 << bits) - 1)) >> kind(bits - kept)
+    return np.asarray(mantissas | leading.astype(magnitudes.dtype) << kind(kept))
+
+
+@cache
+def _significand_squares(kind: str) -> NDArray[np.int64]:
+    """The square of the significand of every magnitude, 0 for NaN: [n_exponents, 2^mantissa_bits]."""
+    encoding = next(encoding for encoding in _ENCODINGS.values() if encoding.kind == kind)
+    codes = np.arange(encoding.n_exponents << encoding.mantissa_bits, dtype=np.uint16)
+    squares = np.square(_significands(codes, encoding), dtype=np.int64)
+    return np.where(codes < encoding.not_finite, squares, 0).reshape(encoding.n_exponents, -1)
+
+
 @cache
 def _table(kind: str) -> NDArray[np.float64]:
     """The value of every magnitude of a kind with at most 16 bits."""
@@ -129,11 +179,3 @@ def _table(kind: str) -> NDArray[np.float64]:
                 exponent, mantissa = code >> 3, code & 7
                 value = np.where(exponent, np.exp2(exponent - 7.0) * (1 + mantissa / 8), mantissa * 2.0**-9)
                 return np.where(code == 0x7F, np.nan, value)
-
-
-@cache
-def _square_table(kind: str) -> NDArray[np.floating[Any]]:
-    """The squares of finite magnitudes, 0 for the others; f32 for fp16, so that the table stays in the L2 cache."""
-    values = _table(kind)
-    squares = np.where(np.isfinite(values), values, 0) ** 2
-    return squares.astype(np.float32) if kind == "f16" else squares

@@ -15,37 +15,32 @@ from numpy.typing import NDArray
 from mmvq_cli.engine.cpu.dequantize import Dequantizer, fastest_dequantizer
 from mmvq_cli.model import ExpertTensor
 from mmvq_cli.op.formats import Format
+from mmvq_cli.validate.facts import Facts, Gather, facts_of
 from mmvq_cli.validate.scales import Bytes, Scales, scales_of
 
 PIECE_BYTES = 4 * 2**20  # a few of them fit into the cache of one core
 _SAMPLE_WEIGHTS = 32768  # of each expert, for the norm and the histogram
-_LOWEST_EXPONENT = 64  # MXFP4 code below which no quantizer writes weights that are not zero
-_HIGHEST_EXPONENT = 160
 
 _buffers = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
-class FieldScan:
-    """One scale field of a run of experts, arrays [n_experts]: magnitudes are bits without sign."""
-
-    largest: NDArray[np.int64]
-    negative: NDArray[np.bool_]
-    rms: NDArray[np.float64]
-    median: NDArray[np.float64]  # value, of a sample; NaN when all are zero
-
-
-@dataclass(frozen=True, slots=True)
 class Scan:
-    """What one pass over experts `first` to `first + n` of a tensor gathered; arrays start with [n]."""
+    """What one pass over experts `first` to `first + n` of a tensor gathered; arrays start with [n].
+
+    rms: of all scales, [n_fields, n], of plain formats [0, n]; medians: of a sample's scales, [n_fields, n], NaN where
+    all are zero;
+    fingerprints: of the sample and all scales: identical experts have equal ones; histogram: [n, 32] shares of low and
+    of high nibbles in the sample.
+    """
 
     first: int
-    checksums: tuple[int, ...]  # crc32; equal ones are compared byte by byte
-    is_zero: NDArray[np.bool_]
-    fields: tuple[FieldScan, ...]
-    odd_exponents: NDArray[np.bool_]
+    facts: Facts
+    rms: NDArray[np.float64]
+    medians: NDArray[np.float64]
+    fingerprints: tuple[int, ...]
     sample_rms: NDArray[np.float64]
-    histogram: NDArray[np.float64]  # [n, 32]: shares of low and of high nibbles
+    histogram: NDArray[np.float64]
     holds_minus_128: NDArray[np.bool_]
     n_bytes: int
 
@@ -85,78 +80,51 @@ def _buffer(n_bytes: int) -> Bytes:
     return piece[:n_bytes]
 
 
-def scan(run: Run) -> Scan:
-    """Read all blocks of `run` once. Raises `OpenError` when the file cannot be read."""
-    gathering = _Gathering(run)
+def scan(run: Run, gather: Gather = facts_of) -> Scan:
+    """Read all blocks of `run` once; `gather` says where they are looked at. Raises `OpenError`."""
+    weight_format = run.tensor.format
+    n_blocks = run.tensor.expert_bytes // weight_format.type_size
+    stride = _stride(n_blocks, run.tensor.cols // weight_format.block_size, weight_format)
+    facts, samples = None, []
     for blocks in run.pieces():
-        gathering.add(blocks)
-    return gathering.result()
-
-
-class _Gathering:
-    """Sums, extremes, checksums and a sample over the pieces of one run."""
-
-    def __init__(self, run: Run) -> None:
-        self._run, self._format = run, run.tensor.format
-        self._scales = scales_of(self._format)
-        n, n_fields = run.count, len(self._scales)
-        self._checksums = [0] * n
-        self._largest = np.zeros((n_fields, n), np.int64)
-        self._negative = np.zeros((n_fields, n), bool)
-        self._squares = np.zeros((n_fields, n))
-        self._odd = np.zeros(n, bool)
-        self._any = np.zeros(n, bool)
-        self._n_blocks = run.tensor.expert_bytes // self._format.type_size
-        self._stride = _stride(self._n_blocks, run.tensor.cols // self._format.block_size, self._format)
-        self._samples: list[Bytes] = []
-
-    def add(self, blocks: Bytes) -> None:
-        """Take in a piece: u8 [count, n_blocks, type_size]."""
-        for expert in range(len(blocks)):
-            self._checksums[expert] = zlib.crc32(blocks[expert].reshape(-1).data, self._checksums[expert])
-        self._samples.append(blocks[:, :: self._stride].copy())
-        for number, scales in enumerate(self._scales):
-            self._add_scales(number, scales, blocks)
-
-    def _add_scales(self, number: int, scales: Scales, blocks: Bytes) -> None:
-        bits = scales.read(blocks)
-        magnitudes = scales.magnitudes(bits)
-        largest = magnitudes.max(axis=1).astype(np.int64)
-        np.maximum(self._largest[number], largest, out=self._largest[number])
-        if scales.encoding.sign and not self._format.is_float:
-            self._negative[number] |= bits.max(axis=1) > scales.encoding.sign
-        if not self._format.is_float:
-            self._squares[number] += scales.squares(magnitudes)
-        if scales.stored == "e8m0":
-            self._odd |= odd_exponents(blocks).any(axis=1)
-            self._any |= blocks.reshape(len(blocks), -1).any(axis=1)
+        samples.append(blocks[:, ::stride].copy())
+        more = gather(blocks, weight_format)
+        if facts is None:
+            facts = more
         else:
-            self._any |= largest > 0
+            facts.add(more)
+    assert facts is not None, "an expert without bytes"
+    sample, fields = np.concatenate(samples, axis=1), scales_of(weight_format)
+    sample_rms, histogram, holds = _look_at(sample, weight_format)
+    return Scan(
+        first=run.first,
+        facts=facts,
+        rms=_scale_rms(fields, facts, n_blocks),
+        medians=np.stack([_medians(scales, sample) for scales in fields]),
+        fingerprints=tuple(_fingerprint(facts, sample, index) for index in range(run.count)),
+        sample_rms=sample_rms,
+        histogram=histogram,
+        holds_minus_128=holds,
+        n_bytes=run.count * run.tensor.expert_bytes,
+    )
 
-    def result(self) -> Scan:
-        """Close the sums. The sample of each expert is decoded here."""
-        sample = np.concatenate(self._samples, axis=1)
-        rms, histogram, holds = _look_at(sample, self._format)
-        fields = tuple(
-            FieldScan(
-                self._largest[number],
-                self._negative[number],
-                np.sqrt(self._squares[number] / (self._n_blocks * scales.encoding.lanes)),
-                _medians(scales, sample),
-            )
-            for number, scales in enumerate(self._scales)
-        )
-        return Scan(
-            first=self._run.first,
-            checksums=tuple(self._checksums),
-            is_zero=~self._any,
-            fields=fields,
-            odd_exponents=self._odd,
-            sample_rms=rms,
-            histogram=histogram,
-            holds_minus_128=holds,
-            n_bytes=self._run.count * self._run.tensor.expert_bytes,
-        )
+
+def _scale_rms(fields: tuple[Scales, ...], facts: Facts, n_blocks: int) -> NDArray[np.float64]:
+    """The root mean square of each expert's scales, [n_fields, n]; plain formats have none, [0, n]."""
+    rows = [
+        scales.root_mean_squares(field.powers, n_blocks * scales.encoding.lanes)
+        for scales, field in zip(fields, facts.fields, strict=True)
+        if field.powers.size
+    ]
+    return np.array(rows).reshape(len(rows), len(facts.is_any))
+
+
+def _fingerprint(facts: Facts, sample: Bytes, index: int) -> int:
+    """Of one expert's sample and of the exact sums over all its scales."""
+    checksum = zlib.crc32(sample[index].data)
+    for field in facts.fields:
+        checksum = zlib.crc32(field.powers[index].data, checksum)
+    return checksum
 
 
 def _stride(n_blocks: int, row_blocks: int, weight_format: Format) -> int:
@@ -165,16 +133,6 @@ def _stride(n_blocks: int, row_blocks: int, weight_format: Format) -> int:
     while gcd(stride, row_blocks) > 1:
         stride += 1
     return stride
-
-
-def odd_exponents(blocks: Bytes) -> NDArray[np.bool_]:
-    """Which MXFP4 blocks [..., 17] have an exponent that no quantizer writes: above 160, or below 64 with weights."""
-    exponents = blocks[..., 0]
-    odd: NDArray[np.bool_] = exponents > _HIGHEST_EXPONENT
-    low = exponents < _LOWEST_EXPONENT
-    if low.any():
-        odd[low] = (blocks[low][:, 1:] & 0x77).any(axis=1)  # without the signs: -0 is 0
-    return odd
 
 
 def _medians(scales: Scales, sample: Bytes) -> NDArray[np.float64]:

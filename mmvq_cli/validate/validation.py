@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmvq_cli.errors import ModelError
 from mmvq_cli.model import ExpertTensor, Header
-from mmvq_cli.op.formats import FORMATS, unsupported_reason
 from mmvq_cli.validate.checks import LAYERS, choose
-from mmvq_cli.validate.findings import Findings, Place, Report, TensorError
-from mmvq_cli.validate.layers import Layer, as_matrix, expert_tensors, group_layers, list_tensors
+from mmvq_cli.validate.findings import Findings, Report, TensorError
+from mmvq_cli.validate.layers import MOST_EXPERTS, Layer, as_matrix, expert_tensors, group_layers, list_tensors
 from mmvq_cli.validate.structure import check_structure, read_headers
 
 # What is being done, bytes done, bytes in all.
 Progress = Callable[[str, int, int], None]
 
+AUTO_BYTES = 4 * 2**30  # of blocks, from which on starting CUDA is worth its second
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to validate and how; `checks` and `skip` are ids or layers."""
+    """What to validate and how; `checks` and `skip` are ids or layers.
+
+    `engine` is `cpu`, `cuda`, or `auto`: the GPU where there is one and, for the blocks, where they are many.
+    """
 
     model: Path
     checks: tuple[str, ...] = ()
@@ -33,6 +36,9 @@ class Request:
     write_manifest: Path | None = None
     imatrix: Path | None = None
     kernels: bool = False
+    kernel_rows: int = 16
+    engine: str = "cpu"
+    device_index: int = 0
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -45,7 +51,7 @@ def validate(request: Request, progress: Progress = lambda what, done, total: No
     """Run the chosen checks; a malformed model is a finding.
 
     Raises `OpenError` when a file cannot be opened, `UsageError` for an unknown check, `ModelError` when the model of
-    `--against`, the manifest or the importance matrix is malformed.
+    `--against`, the manifest or the importance matrix is malformed, `EnvironmentInvalid` when the engine cannot run.
     """
     start = time.monotonic()
     severities = choose(request.checks, request.skip, request.options)
@@ -65,6 +71,7 @@ def validate(request: Request, progress: Progress = lambda what, done, total: No
         checked_bytes=work.checked_bytes,
         checked_blocks=work.checked_blocks,
         seconds=time.monotonic() - start,
+        blocks_engine=work.blocks_engine,
         checks=tuple(severities),
         findings=findings.sorted(),
         not_checked=findings.not_checked,
@@ -82,6 +89,7 @@ class _Work:
         self._layers: tuple[Layer, ...] = group_layers(self.tensors)
         self.experts: tuple[ExpertTensor, ...] = expert_tensors(self._layers)
         self.architecture: str | None = None
+        self.blocks_engine: str | None = None
         self.checked_bytes = self.checked_blocks = 0
         self.errors_against: tuple[TensorError, ...] = ()
         self.kernels: dict[str, str] = {}
@@ -111,13 +119,16 @@ class _Work:
         if not self._findings.wants(*_ids("blocks")):
             return
         from mmvq_cli.validate.blocks import check_blocks
+        from mmvq_cli.validate.facts import cuda_gather, facts_of
 
         chosen = list(self.experts)
         if self._request.all_tensors:
             names = {extent.offset for tensor in self.experts for extent in tensor.extents}
             chosen += [as_matrix(tensor) for tensor in self.tensors if tensor.extent.offset not in names]
         total = sum(tensor.n_bytes for tensor in chosen)
-        tally = check_blocks(chosen, self._findings, self._counter("blocks", total))
+        self.blocks_engine = self._engine(total >= AUTO_BYTES)
+        gather = cuda_gather(self._request.device_index) if self.blocks_engine == "cuda" else facts_of
+        tally = check_blocks(chosen, self._findings, self._counter("blocks", total), gather)
         self.checked_bytes, self.checked_blocks = tally.n_bytes, tally.n_blocks
 
     def _compare(self) -> None:
@@ -134,7 +145,7 @@ class _Work:
 
             check_imatrix(self.experts, request.imatrix, self._findings)
         if request.kernels:
-            self._list_kernels()
+            self._check_kernels(total)
 
     def _use_manifest(self) -> None:
         from mmvq_cli.validate.manifest import compare_with_manifest, hash_tensors, read_manifest, write_manifest
@@ -149,21 +160,30 @@ class _Work:
                 raise ModelError("the manifest would overwrite the model", "give --write-manifest another path")
             write_manifest(self._request.write_manifest, seen)
 
-    def _list_kernels(self) -> None:
-        """Say which types have a kernel here; nothing is run."""
-        for name, count in Counter(tensor.format_name for tensor in self.experts).items():
-            has = name in FORMATS
-            self.kernels[name] = "yes" if has else f"no: {unsupported_reason(name)}"
-            if not has:
-                message = f"{count} expert tensors are {name}: {unsupported_reason(name)}"
-                self._findings.add("kernels.missing", message, Place(self._headers[0].path), name, count)
-        self._findings.leave_out("kernels against the oracle: that is `mmvq check MODEL.gguf`")
+    def _check_kernels(self, total: int) -> None:
+        from mmvq_cli.validate.kernels import check_kernels, open_engine
+
+        engine = open_engine(self._engine(is_worthwhile=True), self._request.device_index)
+        counter, n_rows = self._counter("kernels", total), self._request.kernel_rows
+        self.kernels = check_kernels(self.experts, engine, n_rows, self._findings, counter)
+        self._findings.leave_out(f"kernels on more than {n_rows} rows of 4 experts: that is `mmvq check MODEL.gguf`")
+
+    def _engine(self, is_worthwhile: bool) -> str:
+        """`cuda` or `cpu`; `auto` takes the GPU where there is one and it is worthwhile."""
+        wanted = self._request.engine
+        if wanted != "auto":
+            return wanted
+        from mmvq_cli.engine.discovery import cuda_available
+
+        return "cuda" if is_worthwhile and cuda_available()[0] else "cpu"
 
     def _name_limits(self) -> None:
         """What no run on these files could show."""
         request, findings = self._request, self._findings
         if self._layers and len(self.experts) < sum(len(layer.stacks) for layer in self._layers):
-            findings.leave_out("blocks of expert tensors whose dimensions contradict each other")
+            findings.leave_out(
+                f"blocks of stacks whose dimensions contradict each other, or of more than {MOST_EXPERTS} experts"
+            )
         if not request.all_tensors:
             others = len(self.tensors) - sum(len(tensor.extents) for tensor in self.experts)
             findings.leave_out(f"blocks of the {others} tensors that hold no experts (--all-tensors)")

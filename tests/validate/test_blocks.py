@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 
 from mmvq_cli.model import read_header
 from mmvq_cli.op.formats import FORMATS
 from mmvq_cli.op.ggml import GGML
-from mmvq_cli.validate import Request, Severity, validate
+from mmvq_cli.validate import Request, Severity, scan, validate
+from mmvq_cli.validate import blocks as blocks_layer
+from mmvq_cli.validate.layers import expert_tensors, group_layers, list_tensors
+from mmvq_cli.validate.scales import scales_of
+from mmvq_cli.validate.scan import Run
 
 QWEN, GPT_OSS = "qwen3moe-Q4_K_M", "gpt-oss-MXFP4_MOE"
 GATE = "blk.0.ffn_gate_exps.weight"
@@ -225,3 +231,58 @@ def test_float32_scales(kit, tmp_path):
     model.tensors[GATE] = kit.tensor((256, 256, 8), int(GGML.Q8_K), blocks.reshape(-1))
     report = run(model, tmp_path)
     assert (only(report, "blocks.scale-not-finite").place.expert, only(report, "blocks.scale-huge").place.row) == (3, 9)
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "MXFP4", "NVFP4", "Q8_0", "IQ1_M", "Q8_K", "F32"])
+def test_pieces_add_up_to_the_whole(kit, tmp_path, monkeypatch, name):
+    size = FORMATS[name].type_size
+    raw = np.random.default_rng(0).integers(0, 256, (4, 256, size), np.uint8)
+    model = kit.make(GGML.Q4_K)
+    ne = (FORMATS[name].block_size * 16, 16, 4)
+    model.tensors = {GATE: kit.tensor(ne, FORMATS[name].id, raw.reshape(-1))}
+    headers = (read_header(model.write(tmp_path / "x.gguf")),)
+    (tensor,) = expert_tensors(group_layers(list_tensors(headers)))
+    runs = [Run(tensor, expert, 1) for expert in range(4)]
+    whole = [scan.scan(run) for run in runs]
+    monkeypatch.setattr(scan, "PIECE_BYTES", 33 * size)  # a multiple of the sampling step
+    pieces = [scan.scan(run) for run in runs]
+    for one, other in zip(whole, pieces, strict=True):
+        for left, right in zip(one.facts.fields, other.facts.fields, strict=True):
+            assert (left.largest, left.is_negative) == (right.largest, right.is_negative)
+            assert np.array_equal(left.powers, right.powers)
+        assert np.array_equal(one.rms, other.rms)
+        assert (one.facts.is_any, one.facts.has_odd_exponent) == (other.facts.is_any, other.facts.has_odd_exponent)
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "MXFP4", "NVFP4", "IQ1_M", "Q8_K"])
+@pytest.mark.parametrize("n_blocks", [50, 6000])
+def test_the_root_mean_square_of_scales(name, n_blocks):
+    """By exact integers, against float64; beyond a number of scales they are counted by code."""
+    blocks = np.random.default_rng(1).integers(0, 256, (2, n_blocks, FORMATS[name].type_size), np.uint8)
+    for scales in scales_of(FORMATS[name]):
+        magnitudes = scales.magnitudes(scales.read(blocks))
+        magnitudes[magnitudes > scales.encoding.not_finite * 0.7] = 0
+        values = scales.values(magnitudes)
+        found = scales.root_mean_squares(scales.powers(magnitudes), values.shape[1])
+        np.testing.assert_allclose(found, np.sqrt(np.square(values).mean(axis=1)), rtol=2e-3)
+        if scales.encoding.kind != "f32":  # whose mantissas are cut to 10 bits
+            np.testing.assert_allclose(found, np.sqrt(np.square(values).mean(axis=1)), rtol=1e-12)
+
+
+def test_few_runs_are_under_way(kit, tmp_path):
+    """The reader of the results goes along: a file with many tensors does not fill the memory."""
+
+    class Pool:
+        submitted = 0
+
+        def submit(self, function, *arguments):
+            self.submitted += 1
+            done = Future()
+            done.set_result(None)
+            return done
+
+    headers = (read_header(kit.load(QWEN).write(tmp_path / "x.gguf")),)
+    tensors = list(expert_tensors(group_layers(list_tensors(headers)))) * 1000
+    pool = Pool()
+    next(blocks_layer._in_order(pool, tensors, None))
+    assert pool.submitted == blocks_layer._RUNS_AHEAD * blocks_layer._WORKERS + 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmvq_cli.errors import ModelError, OpenError
-from mmvq_cli.validate import Request, validate
+from mmvq_cli.validate import Request, render, validate
 
 QWEN = "qwen3moe-Q4_K_M"
 GATE, UP, DOWN = (f"blk.0.ffn_{role}_exps.weight" for role in ("gate", "up", "down"))
@@ -170,7 +170,12 @@ def test_an_imatrix_of_another_model(kit, tmp_path, original):
         validate(Request(original, ("structure",), imatrix=original))
 
 
-def test_kernels_are_listed(kit):
-    report = validate(Request(kit.data / "models" / "format-zoo.gguf", ("structure",), kernels=True))
-    assert (report.kernels["Q4_K"], report.kernels["Q1_0"].split(":")[0]) == ("yes", "no")
-    assert checks(report) == {"kernels.missing"}
+def test_what_is_not_finite_is_infinitely_far_and_stands_first(kit, tmp_path, original):
+    model = kit.load(QWEN)
+    model.tensors[DOWN].expert(2)[3, :2] = np.frombuffer(b"\x00\x7c", np.uint8)
+    report = validate(Request(model.write(tmp_path / "x.gguf"), ("structure",), against=original))
+    assert report.errors_against[0].worst == (np.inf, 2)
+    assert report.errors_against[0].tensor == DOWN
+    assert [finding.place.expert for finding in report.findings if finding.check == "against.error"] == [2]
+    document = json.loads(render(report, "json"), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert document["errors_against"][0]["relative"][2] is None

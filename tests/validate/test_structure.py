@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,45 @@ def test_hostile_files(path):
         assert finding.place.file == path
         assert finding.place.offset is not None
         assert finding.severity is (Severity.WARNING if path.stem == "49_trailing_1MB" else Severity.ERROR)
+
+
+def lone_tensor(kit, name, ne, **metadata):
+    """A model of one small F16 tensor."""
+    model = kit.load(QWEN)
+    model.metadata = {"general.architecture": "qwen3moe"} | {
+        f"qwen3moe.{key}": value for key, value in metadata.items()
+    }
+    model.tensors = {name: kit.tensor(ne, 1, np.zeros(2 * int(np.prod(ne)), np.uint8))}
+    return model
+
+
+LIARS = {
+    "expert number": ("blk.0.ffn_gate.99999999.weight", (32, 2), {"expert_count": 2}, "moe.legacy-experts"),
+    "expert number of 40 digits": (f"blk.0.ffn_up.{'9' * 40}.weight", (32, 2), {}, "moe.legacy-experts"),
+    "layer number": ("blk.4000000000.ffn_up_exps.weight", (32, 2, 2), {}, "moe.block-count"),
+    "counts": (
+        "blk.0.ffn_up_exps.weight",
+        (32, 2, 2),
+        {"expert_count": 2**32 - 1, "block_count": 2**32 - 1, "expert_group_count": 2**32 - 1},
+        "moe.expert-count",
+    ),
+    "a million experts": ("blk.0.ffn_up_exps.weight", (1, 1, 1_000_000), {"expert_count": 10**6}, "moe.expert-count"),
+    "a million columns": ("blk.0.ffn_up_exps.weight", (1_000_000,), {"expert_count": 1}, "moe.used-count"),
+}
+
+
+@pytest.mark.parametrize("name", LIARS)
+def test_numbers_of_the_file_size_nothing(kit, tmp_path, name):
+    tensor, ne, metadata, check = LIARS[name]
+    path = lone_tensor(kit, tensor, ne, **metadata).write(tmp_path / "x.gguf")
+    validate(Request(path, all_tensors=True))  # imports
+    tracemalloc.start()
+    report = validate(Request(path, all_tensors=True))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert check in {finding.check for finding in report.findings}
+    assert peak_bytes < 2 * path.stat().st_size + 2**20
+    assert report.seconds < 0.5  # traced, which is slow
 
 
 def test_a_malformed_file_is_never_clean_whatever_is_asked():

@@ -4,6 +4,7 @@ from mmvq_cli.engine.cuda.build import Cubin, Resources, build_cubin, nvrtc_vers
 from mmvq_cli.engine.cuda.device import DeviceFacts, current_device, device_facts
 from mmvq_cli.engine.cuda.engine import CudaEngine
 from mmvq_cli.engine.cuda.launch import Kernel, LaunchFacts, execute, load_kernel, prepare
+from mmvq_cli.engine.cuda.scan import ScaleField, scan_scales
 
 __all__ = [
     "Cubin",
@@ -12,6 +13,7 @@ __all__ = [
     "Kernel",
     "LaunchFacts",
     "Resources",
+    "ScaleField",
     "build_cubin",
     "current_device",
     "device_facts",
@@ -19,4 +21,5 @@ __all__ = [
     "load_kernel",
     "nvrtc_version",
     "prepare",
+    "scan_scales",
 ]

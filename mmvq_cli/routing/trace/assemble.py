@@ -7,6 +7,7 @@ token); a dense layer is one whose rows are all "no route"; buffers that start a
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ from mmvq_cli.routing.trace.trace import Trace
 _WARMUP_RUN_TOKENS = 64
 _MIN_WARMUP_SLOTS = 4  # with fewer slots over all layers, equal rows are no evidence
 _HINT = "the recording is damaged, or --from names another source"
+
+Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class ImportOptions:
     columns: dict[str, str] = field(default_factory=dict)
     model_id: str = ""
     keep_warmup: bool = False
+    progress: Progress = field(default=lambda what, done, total: None, compare=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +87,7 @@ def assemble(recorded: Recorded, options: ImportOptions, where: str) -> Trace:
     tokens = np.flatnonzero(keep)
     if not len(tokens):
         raise ModelError(f"{where}: no routed token is left of {len(ids)}", _HINT)
-    major = _layer_major(ids, tokens, keep_layers, n_slots)
+    major = _layer_major(ids, tokens, keep_layers, n_slots, options.progress)
     n_experts = options.n_experts or recorded.n_experts or int(major.max()) + 1
     if not (options.n_experts or recorded.n_experts):
         metadata["num_experts_inferred"] = "largest id + 1"
@@ -243,7 +247,7 @@ def _routed(ids: NDArray[Any], layers: NDArray[np.intp]) -> NDArray[np.bool_]:
 
 
 def _layer_major(
-    ids: NDArray[Any], tokens: NDArray[np.intp], layers: NDArray[np.intp], n_slots: int
+    ids: NDArray[Any], tokens: NDArray[np.intp], layers: NDArray[np.intp], n_slots: int, progress: Progress
 ) -> NDArray[np.int16]:
     """Ids as int16 [layers, tokens, slots]; rows without a route are -1."""
     major = np.empty((len(layers), len(tokens), n_slots), np.int16)
@@ -253,6 +257,7 @@ def _layer_major(
         major[position] = rows
         if n_slots > 1:
             major[position][_no_route(rows)] = -1
+        progress("sorting by layer", major[: position + 1].nbytes, major.nbytes)
     return major
 
 

@@ -204,6 +204,34 @@ def test_histograms_and_fingerprints(tmp_path):
     assert import_trace(path).ids.tolist() == [[[2, 0], [2, 0]]]
 
 
+def test_forward_passes_by_layer(tmp_path):
+    """One object a pass: the prompt's tokens, then one token at a time; dense layers are null."""
+    passes = [{"0": None, "3": [[1, 6], [2, 5]], "1": [[0, 7], [3, 4]]}, {"0": None, "1": [[2, 6]], "3": [[4, 1]]}]
+    path = save(tmp_path, "f.json", passes)
+    assert detect(path) == "table"
+    trace = import_trace(path)
+    assert trace.layer_index.tolist() == [1, 3]
+    assert trace.ids.tolist() == [[[0, 7], [3, 4], [2, 6]], [[1, 6], [2, 5], [4, 1]]]
+    assert trace.phase.tolist() == [0, 0, 1]
+    with pytest.raises(ModelError, match="layer 3"):
+        import_trace(save(tmp_path, "f.json", [*passes, {"1": [[2, 6]]}]))
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_progress_counts_bytes(tmp_path, name):
+    seen = []
+    row = {"rows.csv": "0,1 6", "rows.jsonl": '{"layer": 0, "experts": [1, 6]}'}[name]
+    text = "layer,experts\n" * (name == "rows.csv") + f"{row}\n" * 300_000
+    path = save(tmp_path, name, text.encode())
+    import_trace(path, "table", ImportOptions(keep_warmup=True, progress=lambda *step: seen.append(step)))
+    reading = [(done, total) for what, done, total in seen if what == "reading"]
+    assert {total for _, total in reading} == {len(text)}
+    assert [done for done, _ in reading] == sorted(done for done, _ in reading)
+    assert reading[-1][0] == len(text)
+    assert len(reading) <= 2 + len(text) / 2**20
+    assert dict.fromkeys(what for what, _, _ in seen) == dict.fromkeys(["reading", "sorting by layer", "sha256"])
+
+
 def test_a_missing_file_and_an_unknown_source(tmp_path):
     with pytest.raises(OpenError):
         import_trace(tmp_path / "none.npz")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmvq_cli.routing.trace.assemble import ImportOptions, counts_trace, source_note
+from mmvq_cli.routing.trace.assemble import ImportOptions, Progress, counts_trace, source_note
 from mmvq_cli.routing.trace.importers.files import damaged, read_arrays, read_documents
 from mmvq_cli.routing.trace.torch_file import read_torch
 from mmvq_cli.routing.trace.trace import Trace
@@ -23,7 +23,7 @@ def read_eplb(path: Path, options: ImportOptions) -> Trace:
 
     Raises `OpenError` or `ModelError`.
     """
-    value = _value(path)
+    value = _value(path, options.progress)
     if isinstance(value, dict):
         name = next((name for name in _NAMES if name in value), next(iter(value), ""))
         value = value.get(name)
@@ -36,10 +36,10 @@ def read_eplb(path: Path, options: ImportOptions) -> Trace:
     return counts_trace(table, options, str(path), metadata={"source": source_note("eplb table")})
 
 
-def _value(path: Path) -> Any:
+def _value(path: Path, progress: Progress) -> Any:
     if path.suffix in (".npy", ".npz"):
         return read_arrays(path)
     if path.suffix == ".pt":
         return read_torch(path)
-    values = [value for _, value in read_documents(path)]
+    values = [value for _, value in read_documents(path, progress)]
     return values[0] if len(values) == 1 and isinstance(values[0], dict) else values

@@ -15,18 +15,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmvq_cli.errors import ModelError, OpenError
+from mmvq_cli.routing.trace.assemble import Progress
 
 _HINT = "the file is damaged, or --from names another source"
 _CANNOT_OPEN = "check the path and its permissions"
+_SHOWN_EVERY_BYTES = 2**20
 
 
-def read_documents(path: Path) -> Iterator[tuple[str, Any]]:
+class ReadCounter:
+    """Reports how much of a file was read, once a MiB."""
+
+    def __init__(self, path: Path, progress: Progress, what: str = "reading") -> None:
+        self._progress, self._what, self._total = progress, what, path.stat().st_size
+        self._done = self._shown = 0
+
+    def add(self, n_bytes: int) -> None:
+        """Count what was read just now."""
+        self._done += n_bytes
+        if self._done - self._shown >= _SHOWN_EVERY_BYTES or self._done >= self._total > self._shown:
+            self._shown = self._done
+            self._progress(self._what, min(self._done, self._total), self._total)
+
+
+def read_documents(path: Path, progress: Progress) -> Iterator[tuple[str, Any]]:
     """Yield (place, value) of a JSON file, or of each line of a JSON-lines file; a top-level list yields its items.
 
     Raises `OpenError`, or `ModelError` naming the line.
     """
     try:
         with path.open(encoding="utf-8") as file:
+            counter = ReadCounter(path, progress)
             text = file.read() if path.suffix == ".json" else None
             if text is not None:
                 value = _parse(text, str(path))
@@ -34,6 +52,7 @@ def read_documents(path: Path) -> Iterator[tuple[str, Any]]:
                 yield from ((f"{path} [{index}]", item) for index, item in enumerate(items))
                 return
             for number, line in enumerate(file, 1):
+                counter.add(len(line))
                 if line.strip():
                     yield f"{path}:{number}", _parse(line, f"{path}:{number}")
     except OSError as error:

@@ -42,7 +42,7 @@ def _from_responses(path: Path, options: ImportOptions) -> Trace:
     if not options.top_k:
         raise UsageError(f"{path}: SGLang's responses do not say the top-k", "give --top-k, and --num-layers")
     requests = []
-    for where, value in read_documents(path):
+    for where, value in read_documents(path, options.progress):
         info = value.get("meta_info") if isinstance(value, dict) else None
         extra = value.get("sglext") if isinstance(value, dict) else None
         routed = _routing_in(info) or _routing_in(extra)

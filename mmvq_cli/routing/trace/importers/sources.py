@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmvq_cli.errors import OpenError, UsageError
-from mmvq_cli.routing.trace.assemble import ImportOptions
+from mmvq_cli.routing.trace.assemble import ImportOptions, Progress
 from mmvq_cli.routing.trace.importers.arrays import read_npz
 from mmvq_cli.routing.trace.importers.eplb import read_eplb
+from mmvq_cli.routing.trace.importers.files import ReadCounter
 from mmvq_cli.routing.trace.importers.hf import read_router_logits
 from mmvq_cli.routing.trace.importers.imatrix import read_imatrix
 from mmvq_cli.routing.trace.importers.sglang import read_sglang
@@ -36,7 +38,7 @@ SOURCES = {
     "hf-logits": Source(read_router_logits, "Hugging Face router logits, .npz or .pt"),
     "trtllm": Source(read_trtllm, "TensorRT-LLM expert statistics folder (counts)"),
     "npz": Source(read_npz, "topk_ids [tokens, layers, k] with request_offsets; what the recorder scripts write"),
-    "table": Source(read_table, "CSV or JSON lines with a column map; router_data JSON"),
+    "table": Source(read_table, "CSV or JSON lines with a column map; JSON with router_data or one object a pass"),
     "eplb": Source(read_eplb, "table of expert load [layers, experts], .npy, .json or .pt (counts)"),
 }
 
@@ -51,9 +53,10 @@ def import_trace(path: Path, source: str = "", options: ImportOptions | None = N
     name = source or detect(path)
     if name not in SOURCES:
         raise UsageError(f"--from {name!r} is not a source", f"use one of {', '.join(SOURCES)}")
-    trace = SOURCES[name].read(path, options or ImportOptions())
+    options = options or ImportOptions()
+    trace = SOURCES[name].read(path, options)
     noted = json.loads(trace.metadata.get("source", "{}"))
-    noted |= {"file": path.name, **({"sha256": _digest(path)} if path.is_file() else {})}
+    noted |= {"file": path.name, **({"sha256": _digest(path, options.progress)} if path.is_file() else {})}
     return replace(trace, metadata={**trace.metadata, "source": json.dumps(noted, sort_keys=True)})
 
 
@@ -78,6 +81,8 @@ def detect(path: Path) -> str:
         return "table"
     if path.name == "meta_info.json":
         return "trtllm"
+    if _STEPS.match(start):
+        return "table"
     for mark, name in _MARKS:
         if mark in start:
             return name
@@ -96,9 +101,13 @@ _MARKS = (
 )
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
+_STEPS = re.compile(rb'\s*\[\s*\{\s*"[0-9]+"\s*:')  # a list of forward passes by layer
+
+
+def _digest(path: Path, progress: Progress) -> str:
+    digest, counter = hashlib.sha256(), ReadCounter(path, progress, "sha256")
     with path.open("rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
+            counter.add(len(block))
     return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""CSV and JSON lines with a column map, and the JSON of expert fingerprints (`router_data`).
+"""CSV and JSON lines with a column map; the JSON of expert fingerprints (`router_data`) and of forward passes.
 
-Fields: request, token, layer, experts (ids of the slots), weights; or layer, expert, count for a histogram. A cell of
+Fields: request, layer, experts (ids of the slots), weights, phase (prefill, decode); or layer, expert, count. A cell of
 ids is a JSON list or numbers between spaces, commas or semicolons; in JSON it may also hold one list per token. Rows of
 a layer follow each other in token order; `token` need not be given.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmvq_cli.errors import ModelError, OpenError, UsageError
-from mmvq_cli.routing.trace.assemble import ImportOptions, Recorded, assemble, counts_trace, source_note
-from mmvq_cli.routing.trace.importers.files import damaged, read_documents
-from mmvq_cli.routing.trace.trace import Trace
+from mmvq_cli.routing.trace.assemble import (
+    ImportOptions,
+    Progress,
+    Recorded,
+    assemble,
+    counts_trace,
+    source_note,
+)
+from mmvq_cli.routing.trace.importers.files import ReadCounter, damaged, read_documents
+from mmvq_cli.routing.trace.trace import DECODE, PREFILL, UNKNOWN_PHASE, Trace
 
 # Field -> the names that known loggers give it, besides its own.
 _KNOWN = {
@@ -29,9 +36,11 @@ _KNOWN = {
     "layer": ("layer", "layer_id", "Layer ID"),
     "experts": ("experts", "topk_ids", "topk_experts", "top_indices", "Activated Expert IDs"),
     "weights": ("weights", "topk_weights"),
+    "phase": ("phase",),
     "expert": ("expert", "expert_id"),
     "count": ("count", "counts"),
 }
+_PHASES = {"prefill": PREFILL, "decode": DECODE}
 _MAX_CELLS = 1 << 27
 
 
@@ -43,7 +52,7 @@ def read_table(path: Path, options: ImportOptions) -> Trace:
     unknown = sorted(set(options.columns) - set(_KNOWN))
     if unknown:
         raise UsageError(f"--columns: there is no field {unknown[0]!r}", f"fields: {', '.join(_KNOWN)}")
-    rows = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
+    rows = (_csv_rows if path.suffix == ".csv" else _json_rows)(path, options.progress)
     layers: dict[int, _Layer] = {}
     histogram: dict[tuple[int, int], int] = {}
     columns: dict[str, str] = {}
@@ -55,7 +64,8 @@ def read_table(path: Path, options: ImportOptions) -> Trace:
         if "experts" in columns:
             request = str(row.get(columns.get("request", ""), ""))
             slots, weights = row.get(columns["experts"]), row.get(columns.get("weights", ""))
-            layers.setdefault(layer, _Layer()).add(request, slots, weights, where)
+            phase = _PHASES.get(str(row.get(columns.get("phase", ""), "")), UNKNOWN_PHASE)
+            layers.setdefault(layer, _Layer()).add(request, slots, weights, phase, where)
         elif "expert" in columns and "count" in columns:
             expert = _whole(row.get(columns["expert"]), where, "expert")
             histogram[layer, expert] = histogram.get((layer, expert), 0) + _whole(
@@ -77,9 +87,10 @@ class _Layer:
     ids: array[int] = field(default_factory=lambda: array("i"))
     weights: array[float] = field(default_factory=lambda: array("f"))
     requests: list[str] = field(default_factory=list)
+    phases: bytearray = field(default_factory=bytearray)
     top_k: int = 0
 
-    def add(self, request: str, slots: Any, weights: Any, where: str) -> None:
+    def add(self, request: str, slots: Any, weights: Any, phase: int, where: str) -> None:
         """Append one token, or several when the cell holds one list per token."""
         values = _cell(slots, where, int)
         rows = values if values and isinstance(values[0], list) else [values]
@@ -91,6 +102,7 @@ class _Layer:
                 raise damaged(where, f"{len(row)} experts, the rows before have {self.top_k}")
             self.ids.extend(row)
             self.requests.append(request)
+            self.phases.append(phase)
         if weights not in (None, ""):
             flat = _cell(weights, where, float)
             flat = [w for row in flat for w in row] if flat and isinstance(flat[0], list) else flat
@@ -123,10 +135,12 @@ def _trace(layers: dict[int, _Layer], options: ImportOptions, path: Path) -> Tra
     weights: NDArray[Any] | None = None
     if all(len(layers[n].weights) == ids.shape[0] * first.top_k for n in index):
         weights = np.stack([np.array(layers[n].weights, np.float32).reshape(shape)[order] for n in index], axis=1)
+    phase = np.frombuffer(first.phases, np.uint8)[order]
     recorded = Recorded(
         ids=ids,
         request_lengths=np.bincount(request).tolist(),
         weights=weights,
+        phase=phase if (phase != UNKNOWN_PHASE).any() else None,
         layer_index=np.array(index, np.int32),
         metadata={"source": source_note("table")},
     )
@@ -152,11 +166,11 @@ def _find_columns(row: dict[str, Any], options: ImportOptions) -> dict[str, str]
     return {name: column for name, column in {**known, **options.columns}.items() if column}
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_rows(path: Path, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            lines = (line for line in file if not line.startswith("#"))
-            reader = csv.DictReader(lines)
+            counter = ReadCounter(path, progress)
+            reader = csv.DictReader(line for line in _counted(file, counter) if not line.startswith("#"))
             for number, row in enumerate(reader, 2):
                 yield f"{path}:{number}", row
     except OSError as error:
@@ -165,14 +179,29 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ModelError(f"{path}: not a CSV: {error}", "the file is damaged, or --from names another source") from None
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, value in read_documents(path):
-        if isinstance(value, dict) and isinstance(value.get("router_data"), list):
-            yield from _fingerprint_rows(value["router_data"], where)
-        elif isinstance(value, dict):
-            yield where, value
-        else:
+def _counted(lines: Iterable[str], counter: ReadCounter) -> Iterator[str]:
+    for line in lines:
+        counter.add(len(line))
+        yield line
+
+
+def _json_rows(path: Path, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, (where, value) in enumerate(read_documents(path, progress)):
+        if not isinstance(value, dict):
             raise damaged(where, "a row is a JSON object")
+        if isinstance(value.get("router_data"), list):
+            yield from _fingerprint_rows(value["router_data"], where)
+        elif value and all(key.isdecimal() for key in value):
+            yield from _step_rows(value, "decode" if number else "prefill", where)
+        else:
+            yield where, value
+
+
+def _step_rows(step: dict[str, Any], phase: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One forward pass, `{"layer": null | [[ids] per token]}`, as rows; the first of a file is the prefill."""
+    for layer, tokens in step.items():
+        if tokens is not None:
+            yield f"{where} layer {layer[:20]}", {"layer": layer, "experts": tokens, "phase": phase}
 
 
 def _fingerprint_rows(data: list[Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:

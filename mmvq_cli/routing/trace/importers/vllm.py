@@ -33,7 +33,9 @@ def read_vllm(path: Path, options: ImportOptions) -> Trace:
     if path.suffix in (".npy", ".npz"):
         requests = [(name, _three(array, f"{path} {name}"), -1) for name, array in read_arrays(path).items()]
     else:
-        requests = [request for where, value in read_documents(path) for request in _requests(value, where)]
+        requests = [
+            request for where, value in read_documents(path, options.progress) for request in _requests(value, where)
+        ]
     if not requests:
         raise damaged(str(path), "no response has routed_experts")
     return join_requests(requests, options, str(path), "vllm")
