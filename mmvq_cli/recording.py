@@ -10,9 +10,10 @@ from typing import Any
 
 from mmvq_cli import __version__
 from mmvq_cli.check import Check
+from mmvq_cli.compare import detectable_in
 from mmvq_cli.engine.workload import Workload
 from mmvq_cli.errors import MmvqError
-from mmvq_cli.measure import Measurement
+from mmvq_cli.measure import CacheMode, Conditions, Measurement, bound_of, least_stream_gb_s
 from mmvq_cli.op import Device, Plan
 from mmvq_cli.record import (
     Axes,
@@ -28,6 +29,7 @@ from mmvq_cli.record import (
     Protocol,
     Record,
     RoutingSummary,
+    SmClock,
     Status,
     TimeStatistics,
     Timing,
@@ -49,12 +51,14 @@ class CaseRecorder:
         self._identity = KernelIdentity(name=_planned_name(case, device), version=__version__)
         self._kernel: Kernel | None = None
         self._axes = _axes(case)
-        timer = ("graph" if device.backend == "cuda" else "wall") if timed else None
+        timer = _timer_name(case, device) if timed else None
         self._protocol = Protocol.model_validate({"timer": timer, "cache": case.cache, "draws_n": draws_n})
         self._correctness: dict[str, Any] = {}
         self._work: Work | None = None
         self._timing: Timing | None = None
         self._canary_gb_s: float | None = None
+        self._conditions: Conditions | None = None
+        self._n_launches = 1
 
     @property
     def row_id(self) -> str:
@@ -65,6 +69,7 @@ class CaseRecorder:
         """Note the plan, and the resources of its main launch where an engine knows them."""
         main = max(plan.launches, key=lambda launch: launch.grid[0] * launch.block[0], default=None)
         facts = next((f for f in launches if main and f.entry == main.entry), None)
+        self._n_launches = max(1, len(plan.launches))
         self._kernel = Kernel.model_validate(
             {
                 "engine": plan.device.backend,
@@ -73,7 +78,7 @@ class CaseRecorder:
                 "dequantizer": self.facts.get("dequantizer"),
                 "grid": main.grid if main else (),
                 "block": main.block if main else (),
-                **_resources(facts, main),
+                **_resources(facts, main, self.facts.get("max_threads_per_sm", 2048)),
             }
         )
         if facts:
@@ -114,17 +119,28 @@ class CaseRecorder:
             "inputs_intact": check.inputs_intact,
         }
 
-    def measured(self, m: Measurement, stream_gb_s: float) -> None:
-        """Note times, speeds and the proof of cold."""
-        self._canary_gb_s = stream_gb_s
+    def slowed(self, share: float) -> None:
+        """Note that the times are made longer on purpose: the row is no run of its machine code."""
+        version_ = f"{__version__}+slowed-{share:g}"
+        self._identity = self._identity.model_copy(update={"version": version_, "cubin_sha256": None})
+
+    def placed(self, order_in_block: int, budget_s: float) -> None:
+        """Note which case of its process it is, from 0, and how long its sampling may take."""
+        self._protocol = self._protocol.model_copy(update={"order_in_block": order_in_block, "budget_s": budget_s})
+
+    def measured(self, m: Measurement, *, stream_gb_s: float, launch_ns: float, hot_ns: float | None) -> None:
+        """Note times, speeds and the proof of cold; `launch_ns` is what a launch costs that does nothing."""
+        self._canary_gb_s, self._conditions = stream_gb_s, m.conditions
         samples = m.samples.samples_ns
         self._timing = Timing(
             gpu_ns=TimeStatistics.of(samples),
             samples_ns=samples,
             ci95_rel=finite(m.interval.relative_half_width),
+            mde_rel=finite(detectable_in(samples)),
             isolated_ns=m.overheads.isolated_latency_ns,
-            cpu_launch_ns=m.overheads.launch_overhead_ns,
+            launch_overhead_ns=m.overheads.launch_overhead_ns,
             event_overhead_ns=m.overheads.event_overhead_ns,
+            hot_ns=hot_ns,
         )
         self._protocol = self._protocol.model_copy(
             update={
@@ -146,6 +162,7 @@ class CaseRecorder:
                 "sol_pct_measured": m.percent_of_canary,
                 "sol_pct_datasheet": 100 * m.gb_s_unique / datasheet if datasheet else None,
                 "ns_per_token": m.time_ns / self._case.n_tokens,
+                "bound": bound_of(m.time_ns, m.bytes_unique, stream_gb_s, self._n_launches, launch_ns),
             }
         )
 
@@ -206,8 +223,34 @@ class CaseRecorder:
             nvrtc=facts.get("nvrtc"),
             cupy=facts.get("cupy"),
             threads_n=facts.get("threads"),
+            **_conditions(self._conditions),
+            container=facts.get("container"),
             canary_gbps=canary,
+            canary_least_gbps=least_stream_gb_s(device),
         )
+
+
+def _timer_name(case: Case, device: Device) -> str:
+    """A flush between two launches cannot be part of a replayed graph, so these are timed one by one."""
+    if device.backend != "cuda":
+        return "wall"
+    return "event" if case.cache == CacheMode.FLUSH else "graph"
+
+
+def _conditions(seen: Conditions | None) -> dict[str, Any]:
+    if seen is None:
+        return {}
+    after = seen.after
+    return {
+        "clock_sm_mhz": SmClock(start=seen.sm_start_mhz, min=seen.sm_min_mhz, end=seen.sm_end_mhz),
+        "clock_mem_mhz": after.mem_mhz,
+        "power_w": after.power_w,
+        "temp_c": after.temp_c,
+        "throttle_bits": seen.throttle_bits,
+        "foreign_pids_n": after.foreign_pids_n,
+        "ecc": after.ecc,
+        "mig": after.mig,
+    }
 
 
 def _axes(case: Case) -> Axes:
@@ -241,8 +284,8 @@ def _planned_name(case: Case, device: Device) -> str:
         return device.backend
 
 
-def _resources(facts: Any, main: Any) -> dict[str, Any]:
-    """Registers, memory and occupancy of the main launch, of 2048 threads per multiprocessor at most."""
+def _resources(facts: Any, main: Any, max_threads_per_sm: int) -> dict[str, Any]:
+    """Registers, memory and occupancy of the main launch."""
     if facts is None or main is None:
         return {}
     threads = main.block[0] * main.block[1] * main.block[2]
@@ -251,6 +294,6 @@ def _resources(facts: Any, main: Any) -> dict[str, Any]:
         "smem_bytes": facts.shared_bytes,
         "local_bytes": facts.local_bytes,
         "max_blocks_per_sm": facts.blocks_per_sm,
-        "occupancy_pct": 100 * facts.blocks_per_sm * threads / 2048,
+        "occupancy_pct": 100 * facts.blocks_per_sm * threads / max_threads_per_sm,
         "waves": facts.waves,
     }

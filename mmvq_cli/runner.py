@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from mmvq_cli.errors import ExitCode, worst
-from mmvq_cli.record import Record, RecordStore, Status, latest_run_id, new_run_id, read_records
+from mmvq_cli.measure import device_lock, least_stream_gb_s, stream_problems
+from mmvq_cli.record import (
+    Look,
+    MachineState,
+    Record,
+    RecordStore,
+    Status,
+    latest_run_id,
+    new_run_id,
+    read_records,
+    with_looks,
+)
 from mmvq_cli.session import RunSettings, git_state
 from mmvq_cli.suite import Case, Suite
 from mmvq_cli.worker import RunIdentity, Worker, row_id, skipped
@@ -37,18 +51,26 @@ class Observer(Protocol):
     def finished(self, record: Record) -> None:
         """The record is on disk."""
 
+    def warned(self, text: str) -> None:
+        """Something about the machine that whoever reads the times must know."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The records of a run in suite order, the file that holds them, and what they mean for the exit code."""
+    """The records of a run in suite order, the file that holds them, and what they mean for the exit code.
+
+    `problems` say why no time of the run is valid.
+    """
 
     records: tuple[Record, ...]
     path: Path
+    problems: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
-        """Worst outcome of all cases."""
-        return worst(_CODES.get(record.status, ExitCode.OK) for record in self.records)
+        """Worst outcome of all cases; ENVIRONMENT when the times are not valid."""
+        codes = [_CODES.get(record.status, ExitCode.OK) for record in self.records]
+        return worst([*codes, *([ExitCode.ENVIRONMENT] if self.problems else [])])
 
 
 def run_suite(
@@ -62,22 +84,26 @@ def run_suite(
 ) -> RunResult:
     """Run every case and append its record to a file in `folder`; with `resume` the newest run of this kind goes on.
 
-    Cases that would start after `time_budget_s` are recorded as SKIPPED. Raises `OpenError` when the folder cannot be
-    written and whatever opening the engine raises.
+    A timed run on a GPU waits for others on it, and looks at the machine before, half way and after. Cases that would
+    start after `time_budget_s` are recorded as SKIPPED. Raises `OpenError` when the folder cannot be written and
+    whatever opening the engine raises.
     """
     git = git_state(Path(__file__).parent)
-    with Worker(settings) as worker:
+    with Worker(settings) as worker, _lock(settings, worker, observer):
         store, done = _open_store(suite, settings, worker, folder, git.rev[:10] if git else "nogit", resume)
         store.require_writable()  # before the first case, not after it
         observer.opened(store.path)
         identity = RunIdentity(store.path.stem, suite.name, git)
-        records = []
+        earlier = [done.get(row_id(case, settings, worker.device)) for case in suite.cases]
+        pending = [index for index, record in enumerate(earlier) if record is None]
+        looks = _Looks(worker, store, observer, wanted=settings.timed and bool(pending))
+        looks.take("start")
+        made: dict[int, Record] = {}
         end_s = None if time_budget_s is None else time.monotonic() + time_budget_s
-        for index, case in enumerate(suite.cases):
-            earlier = done.get(row_id(case, settings, worker.device))
-            if earlier is not None:
-                records.append(earlier)
-                continue
+        for index in pending:
+            case = suite.cases[index]
+            if len(pending) > 1 and len(made) == len(pending) // 2:
+                looks.take("mid")
             observer.started(case, index, len(suite.cases))
             if end_s is not None and time.monotonic() > end_s:
                 reason = f"the time budget of {time_budget_s:g} s was spent"
@@ -85,9 +111,63 @@ def run_suite(
             else:
                 record = worker.run(case, identity, observer.phase)
             store.append(record)
-            records.append(record)
+            made[index] = record
             observer.finished(record)
-    return RunResult(tuple(records), store.path)
+        looks.take("end")
+    found = dict(zip(made, with_looks(made.values(), looks.taken), strict=True))
+    records = tuple(record or found[index] for index, record in enumerate(earlier))
+    return RunResult(records, store.path, looks.problems())
+
+
+def _lock(settings: RunSettings, worker: Worker, observer: Observer) -> AbstractContextManager[None]:
+    """Times need the GPU alone; checks do not.
+
+    Who waits has an open engine but no CUDA context yet, so that the other's NVML does not count it.
+    """
+    if not settings.timed or worker.uuid is None:
+        return nullcontext()
+    return device_lock(worker.uuid, observer.warned)
+
+
+class _Looks:
+    """The looks of a run: taken when `wanted`, on a GPU; on disk at once; what is wrong is said once."""
+
+    def __init__(self, worker: Worker, store: RecordStore, observer: Observer, *, wanted: bool) -> None:
+        self._worker, self._store, self._observer = worker, store, observer
+        self._device = worker.device
+        self._wanted = wanted and self._device.backend == "cuda"
+        self._warned: set[str] = set()
+        self.taken: list[Look] = []
+
+    def take(self, point: Literal["start", "mid", "end"]) -> None:
+        """Look now."""
+        reading = self._worker.look() if self._wanted else None
+        if reading is None:
+            return
+        look = Look(
+            run_id=self._store.path.stem,
+            point=point,
+            time_utc=datetime.now(UTC),
+            canary_gbps=reading.gb_s,
+            state=MachineState.model_validate(reading.state) if reading.state else None,
+        )
+        self._store.append(look)
+        self.taken.append(look)
+        self._warn(reading.state.problems if reading.state else ("NVML does not tell clocks and other processes",))
+        if point == "end":
+            self._warn([f"no time of this run is valid: {problem}" for problem in self.problems()])
+
+    def problems(self) -> tuple[str, ...]:
+        """Why no time of the run is valid."""
+        readings = [look.canary_gbps for look in self.taken]
+        broken = ("the streaming read's words do not add up",) if None in readings else ()
+        return broken + stream_problems(readings, least_stream_gb_s(self._device))
+
+    def _warn(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            if text not in self._warned:
+                self._warned.add(text)
+                self._observer.warned(text)
 
 
 _FINAL = {Status.PASSED, Status.WRONG_RESULT, Status.UNSUPPORTED}

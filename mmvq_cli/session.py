@@ -12,9 +12,25 @@ from typing import Any
 from mmvq_cli.engine.base import Engine
 from mmvq_cli.engine.discovery import cuda_available
 from mmvq_cli.errors import EnvironmentInvalid, UsageError
-from mmvq_cli.measure import CanaryBench, CpuCanary, CudaCanary, SamplingSettings, last_level_cache_bytes
+from mmvq_cli.measure import (
+    Canary,
+    CanaryBench,
+    CpuCanary,
+    CpuFlush,
+    CudaCanary,
+    CudaFlush,
+    DeviceState,
+    Nvml,
+    SamplingSettings,
+    Watch,
+    last_level_cache_bytes,
+    open_nvml,
+)
 from mmvq_cli.op import Plan
 from mmvq_cli.record import Git
+
+# Tells `mmvq bench` to make its times longer by a share: the gate's own test on a device.
+SLOWDOWN_VARIABLE = "MMVQ_SLOWDOWN"
 
 ENGINES = ("auto", "cuda", "cpu")
 
@@ -24,7 +40,7 @@ class RunSettings:
     """How to run, apart from what: engine, device, sampling, draws, and whether to time at all.
 
     `draws_n` routing draws with their own activations are cycled through while timing; the first one is checked.
-    `case_timeout_s` ends a case that hangs.
+    `case_timeout_s` ends a case that hangs. `slowdown` makes timed launches longer by this share: a gate's own test.
     """
 
     engine: str = "cpu"
@@ -33,6 +49,7 @@ class RunSettings:
     draws_n: int = 4
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     case_timeout_s: float = 600.0
+    slowdown: float = 0.0
 
 
 def sampling_for(engine: str, max_samples: int) -> SamplingSettings:
@@ -40,6 +57,21 @@ def sampling_for(engine: str, max_samples: int) -> SamplingSettings:
     if engine == "cpu":
         return SamplingSettings(max_samples=max_samples, warmup_max_s=0.5, budget_s=1.0)
     return SamplingSettings(max_samples=max_samples)
+
+
+def asked_slowdown() -> float:
+    """The share that `MMVQ_SLOWDOWN` asks for, 0 without it.
+
+    Raises `UsageError` for anything but a number from 0 to 10.
+    """
+    text = os.environ.get(SLOWDOWN_VARIABLE, "0")
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 10:
+        raise UsageError(f"{SLOWDOWN_VARIABLE} is {text!r}, not a share from 0 to 10", f"unset {SLOWDOWN_VARIABLE}")
+    return share
 
 
 def resolve_engine(wanted: str) -> tuple[str, str]:
@@ -59,6 +91,19 @@ def resolve_engine(wanted: str) -> tuple[str, str]:
     return "cpu", f"running on the CPU engine: {problem}"
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one look at the machine gives: a streaming read, and the GPU's state where NVML tells it."""
+
+    canary: Canary
+    state: DeviceState | None
+
+    @property
+    def gb_s(self) -> float | None:
+        """Bandwidth of the read; None when the words read did not add up."""
+        return self.canary.gb_s if self.canary.checksum_ok else None
+
+
 class Session:
     """One process's engine with its canaries; made anew in every worker."""
 
@@ -66,13 +111,14 @@ class Session:
         """Open the engine; raises `EnvironmentInvalid` when it cannot run."""
         self.settings = settings
         self.engine: Engine = _open_engine(settings)
+        self._first: Reading | None = None
         if settings.engine == "cpu":
             self.engine.device = replace(self.engine.device, l2_bytes=last_level_cache_bytes())
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """The engine's versions and names."""
-        return self.engine.facts()
+        """The engine's versions and names, and the kind of container."""
+        return self.engine.facts() | {"container": container_kind()}
 
     def prepare(self, plan: Plan) -> tuple[Any, ...]:
         """Build and load the plan's kernels; the facts of each launch (none on the CPU)."""
@@ -98,9 +144,41 @@ class Session:
         return CudaCanary(load_kernel, self.engine.device)
 
     @cached_property
+    def cache_flush(self) -> Any:
+        """What empties the last-level cache: called with a stream on a GPU, without arguments on the CPU."""
+        if self.settings.engine == "cpu":
+            return CpuFlush(self.engine.device.l2_bytes)
+        from mmvq_cli.engine.cuda import load_kernel
+
+        return CudaFlush(load_kernel, self.engine.device)
+
+    @cached_property
+    def nvml(self) -> Nvml | None:
+        """The GPU through NVML; None on the CPU and where NVML is not there."""
+        return None if self.settings.engine == "cpu" else open_nvml(self.facts.get("uuid"))
+
+    def watch(self) -> Watch | None:
+        """A new watch over one case's samples; None without NVML."""
+        return Watch(self.nvml) if self.nvml else None
+
+    def look(self) -> Reading:
+        """Read the stream anew, and the GPU's state right after it.
+
+        Raises `LaunchError` when the device fails.
+        """
+        reading = Reading(self.canary.stream(), self.nvml.state() if self.nvml else None)
+        self._first = self._first or reading
+        return reading
+
+    @property
     def stream_gb_s(self) -> float:
-        """Bandwidth of the long streaming read, measured once, before the first timed case."""
-        return self.canary.stream().gb_s
+        """Bandwidth of the first look, which is taken now if there was none."""
+        return (self._first or self.look()).canary.gb_s
+
+    @cached_property
+    def launch_ns(self) -> float:
+        """What a launch costs that does next to nothing: the canary of 16 bytes."""
+        return self.canary.size_matched(16).time_ns
 
 
 def _open_engine(settings: RunSettings) -> Engine:
@@ -111,6 +189,15 @@ def _open_engine(settings: RunSettings) -> Engine:
     from mmvq_cli.engine.cpu import CpuEngine
 
     return CpuEngine()
+
+
+def container_kind(root: Path = Path("/")) -> str | None:
+    """The kind of container that this process runs in, where it is one of the well-known ones."""
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run" / ".containerenv").exists():
+        return "podman"
+    return "kubernetes" if os.environ.get("KUBERNETES_SERVICE_HOST") else None
 
 
 def git_state(folder: Path) -> Git | None:

@@ -8,8 +8,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -19,10 +20,12 @@ from mmvq_cli.op import Device
 from mmvq_cli.record import Git, Record, Status
 from mmvq_cli.recording import CaseRecorder
 from mmvq_cli.run import run_case
-from mmvq_cli.session import RunSettings, Session
+from mmvq_cli.session import Reading, RunSettings, Session
 from mmvq_cli.suite import Case
 
 _POLL_S = 0.2
+_LOOK = "look"  # asks the child for a reading instead of a case
+_LOOK_TIMEOUT_S = 60.0
 # After these the device may be unusable in the process that met them.
 _POISONING = {Status.LAUNCH_ERROR, Status.TIMEOUT}
 
@@ -44,6 +47,7 @@ class Worker:
         self._process: Any = None
         self._connection: Connection | None = None
         self._device: Device | None = None
+        self._uuid: str | None = None
 
     def __enter__(self) -> Worker:
         return self
@@ -62,6 +66,25 @@ class Worker:
         self._start()
         assert self._device is not None
         return self._device
+
+    @property
+    def uuid(self) -> str | None:
+        """The GPU's identity, None on a CPU; raises like `device`."""
+        self._start()
+        return self._uuid
+
+    def look(self) -> Reading | None:
+        """Look at the machine; None when the device fails or hangs, and the child is replaced then."""
+        self._start()
+        assert self._connection is not None
+        with suppress(EOFError, ConnectionError):
+            self._connection.send(_LOOK)
+            if self._connection.poll(_LOOK_TIMEOUT_S):
+                kind, value = self._connection.recv()
+                if kind == _LOOK:
+                    return value  # type: ignore[no-any-return]
+        self.close()
+        return None
 
     def run(self, case: Case, identity: RunIdentity, observe: Callable[[str], None] = lambda phase: None) -> Record:
         """Run one case; a dead or hanging child is a record too."""
@@ -121,7 +144,7 @@ class Worker:
         if kind == "error":
             self.close()
             raise value
-        self._device = value
+        self._device, self._uuid = value
 
     def _cause(self) -> str:
         self._process.join(timeout=5)
@@ -166,21 +189,27 @@ def _recorder(case: Case, identity: RunIdentity, settings: RunSettings, device: 
 
 
 def _serve(connection: Connection, settings: RunSettings) -> None:
-    """The child: open the engine, then answer each case with its phases and its record."""
+    """The child: open the engine; answer each case with its phases and its record, each look with a reading."""
     try:
         session = Session(settings)
-        device = session.engine.device
+        device, uuid = session.engine.device, session.facts.get("uuid")
     except MmvqError as error:
         connection.send(("error", error))
         return
-    connection.send(("device", device))
+    connection.send(("device", (device, uuid)))
+    order = count()
     while True:
         try:
-            case, identity = connection.recv()
+            request = connection.recv()
         except (EOFError, OSError):
             return
+        if request == _LOOK:
+            connection.send(_reading(session))
+            continue
+        case, identity = request
         recorder = _recorder(case, identity, settings, device)
         recorder.facts = session.facts
+        recorder.placed(next(order), settings.sampling.budget_s)
         try:
             record = run_case(case, session, recorder, lambda phase: connection.send(("phase", phase)))
             session.release()
@@ -193,3 +222,10 @@ def _serve(connection: Connection, settings: RunSettings) -> None:
             reason = f"internal error in this case (MMVQ_DEBUG=1 shows all of it): {type(error).__name__}: {error}"
             record = recorder.failed(Status.LAUNCH_ERROR, reason)
         connection.send(("record", record.to_json()))
+
+
+def _reading(session: Session) -> tuple[str, Reading | str]:
+    try:
+        return _LOOK, session.look()
+    except Exception as error:  # a device that fails here fails in the next case too, and that one has a record
+        return "error", str(error)

@@ -5,13 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from mmvq_cli.compare import GateConfig, Verdict
+from mmvq_cli.compare import AaRun, GateConfig, Verdict, aa_file, append_aa
 from mmvq_cli.errors import EnvironmentInvalid, UsageError
-from mmvq_cli.paired import BenchArm, extract_kernels, kernels_of, run_paired
+from mmvq_cli.paired import BenchArm, extract_kernels, kernels_of, run_paired, with_noise_floor
 from mmvq_cli.resources import KERNELS_VARIABLE, resource_root
 from tests.compare.records import source, timed
 
 CONFIG = GateConfig()
+
+
+@pytest.fixture(autouse=True)
+def _no_noise_floor(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
 @pytest.fixture
@@ -84,3 +89,60 @@ def test_an_arm_is_a_bench_in_a_fresh_process(tmp_path):
     assert [record.timing is not None for record in found.records] == [True]
     with pytest.raises(EnvironmentInvalid, match="ended with code 6"):
         BenchArm({"here": resource_root("kernels")}, ["-k", "nothing"])("here", tmp_path / "1")
+
+
+def wandering(spread, calls):
+    """An arm whose processes differ by `spread` in a fixed pattern, so that few blocks leave a wide interval."""
+
+    def arm(name, folder):
+        calls.append((folder.parent.name, folder.name, name))
+        factor = 1 + spread * (len(calls) % 5 - 2)
+        return source(timed("a", 50_000 * factor, seed=len(calls), env__device=H200), name=name)
+
+    return arm
+
+
+H200 = {"name": "NVIDIA H200", "uuid": "GPU-1"}
+
+
+@pytest.mark.parametrize(("budget_s", "processes"), [(0.0, 4), (100.0, 8), (160.0, 16)])
+def test_blocks_are_doubled_within_the_budget(tmp_path, budget_s, processes):
+    """Each process takes 10 s: 2 blocks 40 s, doubled 80 s, doubled again 160 s."""
+    calls = []
+    arm = wandering(0.02, calls)
+    run_paired(("old", "new"), arm, 2, tmp_path, CONFIG, budget_s=budget_s, clock_s=lambda: 10.0 * len(calls))
+    assert len(calls) == processes
+    assert len({folder for _, folder, _ in calls}) == processes
+
+
+def test_a_narrow_interval_needs_no_more_blocks(tmp_path):
+    calls = []
+    result = run_paired(
+        ("old", "new"), wandering(0.0, calls), 2, tmp_path, CONFIG, budget_s=1e9, clock_s=lambda: len(calls)
+    )
+    assert result.rows[0].verdict is Verdict.SAME
+    assert len(calls) == 4
+
+
+def test_the_floor_of_the_gpus_own_noise_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    run = AaRun(
+        time_utc="", device="", uuid="GPU-1", driver=None, blocks=2, launch_sd=0.0, process_sd=0.0, canary_gbps=None,
+        differences={"a": 0.3}, log_ns={},
+    )  # fmt: skip
+
+    def arm(name, folder):
+        return source(timed("a", 60_000 if name == "new" else 50_000, seed=len(folder.name), env__device=H200))
+
+    assert run_paired(("old", "new"), arm, 2, tmp_path, CONFIG).rows[0].verdict is Verdict.REGRESSED
+    append_aa(run, aa_file())
+    assert run_paired(("old", "new"), arm, 2, tmp_path, CONFIG).rows[0].verdict is Verdict.SAME
+    assert with_noise_floor(CONFIG, arm("new", tmp_path)).thresholds.noise_floor == pytest.approx(0.3)
+
+
+def test_an_arm_can_be_slowed_down_on_purpose(tmp_path):
+    arguments = ["--suite", "smoke", "--engine", "cpu", "--samples", "2", "-k", "gate.*-t1-"]
+    arm = BenchArm(dict.fromkeys(("a", "b"), resource_root("kernels")), arguments, {"b": 0.5})
+    (as_is,), (slowed,) = (arm(name, tmp_path / name).records for name in "ab")
+    assert slowed.ids.kernel.version == f"{as_is.ids.kernel.version}+slowed-0.5"
+    assert slowed.ids.row_id == as_is.ids.row_id

@@ -179,6 +179,64 @@ def test_hot_weights_stay_in_the_cache(session):
     assert (record.protocol.cache, record.protocol.reuse_distance_x_l2) == ("hot", 0)
 
 
+def test_flushed_weights_come_from_memory(session, monkeypatch):
+    flushes = []
+    session.__dict__["cache_flush"] = lambda: flushes.append(1)
+    record = record_of(replace(GATE, cache="cold-flush"), session)
+    assert (record.protocol.cache, record.protocol.reuse_distance_x_l2) == ("cold-flush", 2.0)
+    assert len(flushes) == record.protocol.samples_n + record.protocol.warmup_n
+    assert record.timing.hot_ns is None
+
+
+class Timers:
+    """Stands for the timers of a GPU: notes what they are made of and runs every launch once."""
+
+    def __init__(self, monkeypatch):
+        self.made = []
+        for name in ("GraphTimer", "FlushTimer"):
+            monkeypatch.setattr(run_module, name, lambda *arguments, name=name: self.make(name, *arguments))
+
+    def make(self, name, enqueue, n_launches, *rest):
+        for i in range(n_launches):
+            enqueue(i, None)
+        self.made.append((name, n_launches, rest))
+
+
+@pytest.mark.parametrize(
+    ("cache", "timer"), [("cold", "GraphTimer"), ("hot", "GraphTimer"), ("cold-flush", "FlushTimer")]
+)
+@pytest.mark.parametrize("slowdown", [0.0, 0.5])
+def test_launches_of_a_gpu_are_replayed_or_flushed(session, monkeypatch, cache, timer, slowdown):
+    timers, flush, runs = Timers(monkeypatch), object(), []
+    session.__dict__["cache_flush"] = flush
+    session.settings = replace(session.settings, slowdown=slowdown)
+    case = replace(GATE, cache=cache)
+    bench = run_module._load(case, session)
+    rotation = run_module._rotation(case, bench, session)
+    bench.workload.weights.extend([bench.workload.weights[0]] * (rotation.n_copies - 1))
+    real = cpu.execute
+    monkeypatch.setattr(cpu, "execute", lambda *arguments: (runs.append(1), real(*arguments)))
+    monkeypatch.setattr(session.engine, "device", replace(session.engine.device, backend="cuda"))
+    run_module._timer(bench, rotation, session)
+    ((name, n_launches, rest),) = timers.made
+    assert (name, n_launches) == (timer, rotation.launches_per_sample)
+    assert rest == ((flush, run_module.reset_persisting_l2) if cache == "cold-flush" else ())
+    assert len(runs) == n_launches + round(slowdown * n_launches)
+
+
+def test_a_cold_case_is_seen_hot_too_and_the_rest_of_its_timing_is_whole(session):
+    record = record_of(GATE, session)
+    assert record.timing.hot_ns > 0
+    assert record.timing.mde_rel > 0
+    assert record.work.bound in ("mem", "launch", "compute")
+    assert record.env.canary_least_gbps is None  # no data sheet of a CPU
+
+
+def test_a_slowdown_that_is_asked_for_is_in_the_times_and_in_the_version(session):
+    session.settings = replace(session.settings, slowdown=0.5)
+    assert record_of(GATE, session).ids.kernel.version.endswith("+slowed-0.5")
+
+
 def test_the_plan_of_the_record_is_the_plan_that_ran(session):
     record = record_of(DOWN, session)
     plan = Plan.select(DOWN.descriptor, session.engine.device)

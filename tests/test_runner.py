@@ -33,6 +33,8 @@ class HereWorker:
         self._session = Session(settings)
         self.device = self._session.engine.device
 
+    uuid = None
+
     def __enter__(self):
         return self
 
@@ -55,7 +57,7 @@ class Watcher:
     """An observer that reads the run's file at every step."""
 
     def __init__(self, folder):
-        self.folder, self.seen, self.on_disk = folder, [], []
+        self.folder, self.seen, self.on_disk, self.warnings = folder, [], [], []
         self.path = None
 
     def opened(self, path):
@@ -66,6 +68,9 @@ class Watcher:
 
     def phase(self, name):
         pass
+
+    def warned(self, text):
+        self.warnings.append(text)
 
     def finished(self, record):
         (path,) = self.folder.glob("*.jsonl")

@@ -99,3 +99,38 @@ def test_the_child_ignores_ctrl_c_from_its_start_and_the_parent_does_not(monkeyp
     with Worker(SETTINGS) as worker, pytest.raises(EnvironmentInvalid, match="SIG_IGN"):
         worker.run(GATE, IDENTITY)
     assert signal.getsignal(signal.SIGINT) is before is not signal.SIG_IGN
+
+
+def test_a_look_comes_from_the_child_and_cases_go_on():
+    with Worker(SETTINGS) as worker:
+        assert worker.uuid is None  # a CPU
+        reading = worker.look()
+        assert worker.run(GATE, IDENTITY).status is Status.PASSED
+    assert reading.gb_s > 0
+    assert reading.state is None
+
+
+@pytest.mark.parametrize("serve", [broken_workers.cannot_look, broken_workers.dies_of_a_look])
+def test_a_look_that_fails_is_none_and_the_child_is_replaced(monkeypatch, serve):
+    with Worker(SETTINGS) as worker:
+        with monkeypatch.context() as patch:
+            patch.setattr(worker_module, "_serve", serve)
+            assert worker.look() is None
+        assert worker.run(GATE, IDENTITY).status is Status.PASSED
+
+
+def test_a_record_knows_its_place_in_its_process():
+    with Worker(SETTINGS) as worker:
+        orders = [worker.run(case, IDENTITY).protocol.order_in_block for case in (GATE, DOWN)]
+        worker.close()
+        orders.append(worker.run(GATE, IDENTITY).protocol.order_in_block)
+    assert orders == [0, 1, 0]
+
+
+def test_a_child_whose_device_may_be_broken_is_replaced_at_once(monkeypatch):
+    monkeypatch.setattr(worker_module, "_serve", broken_workers.raises)
+    with Worker(SETTINGS) as worker:
+        assert worker.run(GATE, IDENTITY).status is Status.PASSED
+        assert worker._process is not None
+        assert worker.run(DOWN, IDENTITY).status is Status.LAUNCH_ERROR
+        assert worker._process is None

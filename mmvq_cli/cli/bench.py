@@ -44,6 +44,7 @@ class Cache(StrEnum):
     """Where the weights come from."""
 
     COLD = "cold"
+    FLUSH = "cold-flush"
     HOT = "hot"
 
 
@@ -72,7 +73,8 @@ def bench(
     cache: Annotated[
         Cache | None,
         typer.Option(
-            help="cold (default): weights rotate past 3x the last-level cache; hot: they stay in it.",
+            help="cold (default): weights rotate past 3x the last-level cache; cold-flush: the cache is emptied before "
+            "each launch; hot: they stay in it.",
             rich_help_panel=MEASURE,
             show_default=False,
         ),
@@ -123,7 +125,7 @@ def bench(
     shows a time. Records are appended to --results after every case.
     """
     from mmvq_cli.cli.execute import OutputChoice, announce_engine, execute, print_cases
-    from mmvq_cli.session import RunSettings, sampling_for
+    from mmvq_cli.session import RunSettings, asked_slowdown, sampling_for
 
     choice = OutputChoice(format=output, exports=tuple(exports or ()), folder=results, quiet=quiet)
     choice.validate()
@@ -135,10 +137,11 @@ def bench(
         dtype=dtype,
         routing=routing,
         seed=seed,
-        cache=None if cache is None else str(cache),
         accumulate=accumulate,
         prefer=prefer,
     )
+    if cache is not None:
+        given["cache"] = str(cache)
     with_replay(given, compose=compose, trace_layer=trace_layer, map_experts=map_experts)
     chosen = choose_suite(model, preset, suite, formats, given).matching(pattern)
     if list_only:
@@ -156,5 +159,6 @@ def bench(
         draws_n=draws,
         sampling=sampling_for(resolved, samples),
         case_timeout_s=timeout,
+        slowdown=asked_slowdown(),
     )
     execute(chosen, settings, choice, resume=resume, time_budget_s=time_budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from mmvq_cli.cli.compare import CompareFormat, OnlyChanged, RunsFolder, Thresho
 from mmvq_cli.cli.options import MEASURE, OUTPUT, SELECT, DeviceIndex, EngineName, Pattern, Quiet
 
 if TYPE_CHECKING:
-    from mmvq_cli.compare import Comparison, GateConfig, GateResult, Source
+    from mmvq_cli.compare import GateConfig, GateResult, Trial
 
 DECIDE = "Decide"
 
@@ -55,8 +56,17 @@ def gate(
         ),
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="With --base: a packaged suite or a .toml file.", rich_help_panel=SELECT)
+        str, typer.Option(help="With --base, --aa, --live: a packaged suite or a .toml file.", rich_help_panel=SELECT)
     ] = "smoke",
+    aa: Annotated[
+        bool,
+        typer.Option(
+            "--aa",
+            help="Measure the working tree's kernels against themselves and keep what they differ by: the noise floor "
+            "of this GPU, below which --base finds no change.",
+            rich_help_panel=SELECT,
+        ),
+    ] = False,
     self_test: Annotated[
         bool,
         typer.Option(
@@ -65,14 +75,30 @@ def gate(
             rich_help_panel=SELECT,
         ),
     ] = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="With --self-test: measure here, an A/A run first, then with the slowdown in every second process.",
+            rich_help_panel=SELECT,
+        ),
+    ] = False,
     inject: Annotated[str, typer.Option(help="The slowdown that --self-test puts in.", rich_help_panel=SELECT)] = "10%",
     pattern: Pattern = None,
     results: RunsFolder = Path("results"),
     blocks: Annotated[
-        int, typer.Option(min=2, help="With --base: blocks of two processes.", rich_help_panel=MEASURE)
+        int, typer.Option(min=2, help="With --base, --aa, --live: blocks of two processes.", rich_help_panel=MEASURE)
     ] = 10,
+    budget: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="With --base: seconds within which blocks are doubled while an interval is too wide.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = 0,
     samples: Annotated[
-        int, typer.Option(min=2, help="With --base: most samples per case.", rich_help_panel=MEASURE)
+        int, typer.Option(min=2, help="With --base, --aa, --live: most samples per case.", rich_help_panel=MEASURE)
     ] = 30,
     engine: EngineName = "auto",
     device: DeviceIndex = 0,
@@ -107,7 +133,9 @@ def gate(
 
     mmvq gate results/20261122T173237Z-nvidia-h200-decode-6c9335c870.jsonl.gz --baseline main -o github
 
-    mmvq gate --base main --suite decode
+    mmvq gate --base main --suite decode --budget 600
+
+    mmvq gate --aa
 
     mmvq gate head.json --static base.json
 
@@ -118,7 +146,7 @@ def gate(
     """
     from mmvq_cli.cli.compare import check_format, print_comparisons
     from mmvq_cli.cli.progress import note
-    from mmvq_cli.compare import GateResult, compare_static, exit_code, load_config, read_compiled
+    from mmvq_cli.compare import GateResult, compare_static, exit_code, load_config, read_compiled, share
     from mmvq_cli.errors import UsageError
 
     check_format(output)
@@ -131,6 +159,7 @@ def gate(
         for name, is_given in (
             ("--baseline", baseline),
             ("--base", base),
+            ("--aa", aa),
             ("--static", static),
             ("--self-test", self_test),
         )
@@ -139,8 +168,16 @@ def gate(
     if len(asked) != 1:
         raise UsageError(
             f"{' and '.join(asked) or 'nothing'} to judge by",
-            "give one of --baseline, --base, --static and --self-test",
+            "give one of --baseline, --base, --aa, --static and --self-test",
         )
+    bench = ["--suite", suite, "--engine", engine, "--device", str(device), "--samples", str(samples)]
+    bench += ["-k", pattern] if pattern else []
+    if aa or (self_test and live):
+        from mmvq_cli.cli import gate_paired
+
+        if aa:
+            raise typer.Exit(gate_paired.measure_aa(bench, blocks, settings, quiet))
+        raise typer.Exit(gate_paired.self_test_live(bench, blocks, settings, share(inject), quiet))
     if self_test:
         raise typer.Exit(_self_test(run, results, settings, inject))
     if static:
@@ -149,9 +186,9 @@ def gate(
         comparison = compare_static(read_compiled(static), read_compiled(Path(run)), settings)
         result = GateResult(comparison, exit_code(comparison, settings.fail_on))
     elif base:
-        arguments = ["--suite", suite, "--engine", engine, "--device", str(device), "--samples", str(samples)]
-        arguments += ["-k", pattern] if pattern else []
-        comparison = _gate_paired((base, head), arguments, blocks, settings, quiet)
+        from mmvq_cli.cli.gate_paired import gate_revisions
+
+        comparison = gate_revisions((base, head), bench, blocks, settings, quiet, budget)
         result = GateResult(comparison, exit_code(comparison, settings.fail_on))
     else:
         assert baseline is not None
@@ -172,40 +209,18 @@ def _gate_run(run: str | None, baseline: str, results: Path, settings: GateConfi
     return gate_baseline(choose(base, pattern), choose(head, pattern), settings)
 
 
-def _gate_paired(
-    revisions: tuple[str, str | None], arguments: list[str], blocks: int, settings: GateConfig, quiet: bool
-) -> Comparison:
-    """Measure two revisions of the kernels of the checkout that the current folder is in."""
-    import tempfile
-
-    from mmvq_cli.cli.progress import note
-    from mmvq_cli.errors import UsageError
-    from mmvq_cli.paired import WORKING_TREE, BenchArm, kernels_of, run_paired
-
-    names = (revisions[0], revisions[1] or WORKING_TREE)
-    if names[0] == names[1]:
-        raise UsageError(f"--base and --head are both {names[0]}", "leave --head out to measure the working tree")
-    with tempfile.TemporaryDirectory(prefix="mmvq-gate-") as folder:
-        root = Path(folder)
-        pairs = zip(names, revisions, strict=True)
-        arms = {name: kernels_of(revision, Path.cwd(), root / f"arm-{i}") for i, (name, revision) in enumerate(pairs)}
-        bench = BenchArm(arms, arguments)
-
-        def run_arm(arm: str, records: Path) -> Source:
-            note(f"{records.parent.name} {records.name}: {arm}", quiet)
-            return bench(arm, records)
-
-        return run_paired(names, run_arm, blocks, root, settings)
-
-
 def _self_test(run: str | None, results: Path, settings: GateConfig, inject: str) -> int:
-    """Print each trial; the exit code is 3 when the gate did not do what it must."""
     from mmvq_cli.compare import default_store, latest_run, open_source, share
     from mmvq_cli.compare import self_test as run_self_test
-    from mmvq_cli.errors import ExitCode
 
     source = open_source(run or str(latest_run(results)), default_store(), results)
-    trials = run_self_test(source, settings, share(inject))
+    return print_trials(run_self_test(source, settings, share(inject)))
+
+
+def print_trials(trials: Sequence[Trial]) -> int:
+    """Print one line each; the exit code is 3 when the gate did not do what it must."""
+    from mmvq_cli.errors import ExitCode
+
     for trial in trials:
         word = "ok  " if trial.passed else "FAIL"
         typer.echo(f"{word} {trial.change}: exit code {int(trial.got)}, expected {int(trial.expected)}")

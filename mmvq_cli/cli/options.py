@@ -153,7 +153,6 @@ def given_axes(
     dtype: str | None = None,
     routing: str | None = None,
     seed: int | None = None,
-    cache: str | None = None,
     accumulate: str | None = None,
     prefer: str | None = None,
 ) -> dict[str, Any]:
@@ -168,7 +167,6 @@ def given_axes(
         "dtypes": dtype,
         "routings": routing,
         "seed": seed,
-        "cache": cache,
         "accumulate": accumulate,
         "preference": prefer,
     }

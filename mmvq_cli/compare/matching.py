@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mmvq_cli.compare.rule import Reason
+from mmvq_cli.measure import THROTTLED, drift
 from mmvq_cli.record import Record, Status
-
-# NVML's reasons that slow a card down against its will: slowdown, thermal (software, hardware), power brake.
-_THROTTLED = 0x08 | 0x20 | 0x40 | 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +86,13 @@ def invalidity(base: Record, head: Record, canary_drift: float) -> tuple[Reason,
     for record in (base, head):
         if record.env.foreign_pids_n:
             return Reason.FOREIGN_PROCESS, f"{record.env.foreign_pids_n} in {record.ids.run_id}"
-        if (record.env.throttle_bits or 0) & _THROTTLED:
+        if (record.env.throttle_bits or 0) & THROTTLED:
             return Reason.THROTTLED, f"reasons {record.env.throttle_bits:#x} in {record.ids.run_id}"
-        if (spread := _session_drift(record)) > canary_drift:
+        readings, least = _readings(record), record.env.canary_least_gbps
+        if (spread := drift(readings)) > canary_drift:
             return Reason.CANARY_DRIFT, f"streaming read changed by {100 * spread:.1f} % during {record.ids.run_id}"
+        if readings and least and min(readings) < least:
+            return Reason.CANARY_SLOW, f"streaming read {min(readings):.0f} of {least:.0f} GB/s in {record.ids.run_id}"
     return None
 
 
@@ -101,11 +102,10 @@ def stream_drift(base: Record, head: Record) -> float:
     return new / old - 1 if old and new else 0.0
 
 
-def _session_drift(record: Record) -> float:
-    """Relative change of the streaming read's bandwidth within one session."""
+def _readings(record: Record) -> list[float]:
+    """The streaming reads of a record's session, in GB/s."""
     canary = record.env.canary_gbps
-    seen = [value for value in (canary.start, canary.mid, canary.end) if value] if canary else []
-    return max(seen) / min(seen) - 1 if seen else 0.0
+    return [value for value in (canary.start, canary.mid, canary.end) if value] if canary else []
 
 
 def canary_log_ratio(record: Record) -> float | None:

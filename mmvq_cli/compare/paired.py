@@ -64,6 +64,11 @@ def regressed(comparison: Comparison) -> bool:
     return bool(comparison.counts[Verdict.REGRESSED] or (suite and suite.verdict is Verdict.REGRESSED))
 
 
+def too_wide(comparison: Comparison) -> bool:
+    """Whether a row's interval is too wide for a verdict: what more blocks can mend."""
+    return any(row.reason is Reason.INTERVAL_TOO_WIDE for row in comparison.rows)
+
+
 def _judge(pairs: Mapping[int, Pair], n_blocks: int, limits: Thresholds) -> tuple[RowResult, dict[int, float]]:
     """The verdict of a row from its pairs by block, and its differences by block."""
     settled = {index: settle_without_times(pair, limits) for index, pair in pairs.items()}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmvq_cli.compare.statistics import Estimate, power_quantile
+from mmvq_cli.compare.statistics import Estimate, log_ratio, power_quantile
+from mmvq_cli.measure import MAX_DRIFT
 
 TAU = 0.03  # the relative change that matters, unless a row or a preset has its own
 TIMER_TICK_NS = 32.0  # CUDA events count in steps of 32 ns or less
@@ -49,6 +51,7 @@ class Reason(StrEnum):
     PROTOCOL_DIFFERS = "protocol-differs"
     ROUTING_DIFFERS = "routing-differs"
     CANARY_DRIFT = "canary-drift"
+    CANARY_SLOW = "canary-slow"
     FOREIGN_PROCESS = "foreign-process"
     THROTTLED = "throttled"
     FEW_SESSIONS = "few-sessions"
@@ -65,7 +68,8 @@ class Thresholds:
 
     `tau` is the smallest change that matters, `tau_significant` the one that the interval must exclude, `floor_ns` the
     smallest absolute change, `alpha` the error allowed at each end of an interval, `tau_suite` the limit of the
-    geometric mean, `canary_drift` the largest change of the machine's own speed between two sessions.
+    geometric mean, `canary_drift` the largest change of the machine's own speed between two sessions, `noise_floor`
+    what identical builds differ by.
     """
 
     tau: float = TAU
@@ -73,7 +77,8 @@ class Thresholds:
     tau_suite: float = 0.01
     floor_ns: float = 200.0
     alpha: float = 0.005
-    canary_drift: float = 0.03
+    canary_drift: float = MAX_DRIFT
+    noise_floor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +126,17 @@ def detectable_change(estimate: Estimate, theta: float, limits: Thresholds, base
     return max(math.expm1(needed), limits.floor_ns / base_ns)
 
 
-def decide(estimate: Estimate, base_ns: float, limits: Thresholds, noise_floor: float = 0.0) -> Decision:
+def detectable_in(samples_ns: Sequence[float]) -> float | None:
+    """The smallest relative slowdown that two runs with these samples' noise would show; None below two samples."""
+    if len(samples_ns) < 2:
+        return None
+    limits, base_ns = Thresholds(), float(np.median(samples_ns))
+    return detectable_change(log_ratio(samples_ns, samples_ns), threshold_of(limits.tau, base_ns), limits, base_ns)
+
+
+def decide(estimate: Estimate, base_ns: float, limits: Thresholds) -> Decision:
     """Decide one row from the estimate of its log ratio; `base_ns` turns ratios into absolute changes."""
-    theta = threshold_of(limits.tau, base_ns, noise_floor)
+    theta = threshold_of(limits.tau, base_ns, limits.noise_floor)
     half = estimate.half_width(limits.alpha)
     d = estimate.difference
     code = int(classify(d, half, theta, math.log1p(limits.tau_significant)))

@@ -33,6 +33,9 @@ class Kernel(Protocol):
         """Enqueue on a CuPy stream."""
 
 
+LoadKernel = Callable[[str, str, tuple[tuple[str, int], ...]], Kernel]  # (entry, source, defines) -> kernel
+
+
 class CudaCanary(CanaryBench):
     """Canaries of the current GPU, whose facts are `device`.
 
@@ -42,7 +45,7 @@ class CudaCanary(CanaryBench):
 
     stream_bytes = 4 * 2**30
 
-    def __init__(self, load: Callable[[str, str, tuple[tuple[str, int], ...]], Kernel], device: Device) -> None:
+    def __init__(self, load: LoadKernel, device: Device) -> None:
         super().__init__()
         self._kernel = load("canary_read", "canary.cu", ())
         self._device = device

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -39,8 +40,7 @@ class GraphTimer:
             self._start, self._stop = cupy.cuda.Event(), cupy.cuda.Event()
             self._elapsed_ms = cupy.cuda.get_elapsed_time
             self._run_eagerly(launches_per_sample)
-            self._graph = self._capture()
-            self._graph.upload(self._stream)
+            self._graph = self._captured(self._enqueue_all)
         self._lead_replays = 1
 
     def sample(self) -> float:
@@ -87,21 +87,31 @@ class GraphTimer:
     def _enqueue_replay(self) -> None:
         self._graph.launch(self._stream)
 
+    def _enqueue_lead(self) -> None:
+        """Enqueue what the GPU does before a measured time."""
+        self._enqueue_replay()
+
+    def _enqueue_all(self) -> None:
+        for i in range(self.launches_per_sample):
+            self._enqueue(i, self._stream)
+
     def _run_eagerly(self, n_launches: int) -> None:
         for i in range(n_launches):
             self._enqueue(i, self._stream)
         self._stream.synchronize()
 
-    def _capture(self) -> Any:
+    def _captured(self, body: Callable[[], None]) -> Any:
+        """A graph of what `body` enqueues, ready to be launched."""
         self._stream.begin_capture()
         try:
-            for i in range(self.launches_per_sample):
-                self._enqueue(i, self._stream)
+            body()
         except BaseException:
             with suppress(Exception):  # an open capture would break every later call; its own error says less
                 self._stream.end_capture()
             raise
-        return self._stream.end_capture()
+        graph = self._stream.end_capture()
+        graph.upload(self._stream)
+        return graph
 
     def _median_behind_work(self, body: Callable[[], None], n_samples: int) -> float:
         samples_ns = []
@@ -112,15 +122,15 @@ class GraphTimer:
         return median(samples_ns)
 
     def _behind_work(self, body: Callable[[], None], lead_replays: int) -> tuple[float, int]:
-        """GPU ns of what `body` enqueues, and how many replays had to run before it.
+        """GPU ns of what `body` enqueues, and how many leads (replays) had to run before it.
 
-        The replays keep the GPU busy until everything is queued; else the time would contain the CPU's enqueueing. The
+        They keep the GPU busy until everything is queued; else the time would contain the CPU's enqueueing. The
         start event proves it: when it has happened before the CPU is done, the try is repeated behind more work.
         """
         with _launch_errors():
             while True:
                 for _ in range(lead_replays):
-                    self._enqueue_replay()
+                    self._enqueue_lead()
                 self._start.record(self._stream)
                 body()
                 self._stop.record(self._stream)
@@ -129,6 +139,39 @@ class GraphTimer:
                 if not was_late or lead_replays >= _MAX_LEAD_REPLAYS:
                     return self._elapsed_ms(self._start, self._stop) * 1e6, lead_replays
                 lead_replays *= 2
+
+
+class FlushTimer(GraphTimer):
+    """Times each launch by itself, after a flush of the cache; a sample is the mean over the launches.
+
+    `flush(stream)` enqueues the flush, `before_sample()` is called on the idle device before each sample. The rest is
+    as in `GraphTimer`. A sample holds the overhead of a pair of events.
+    """
+
+    def __init__(
+        self,
+        enqueue: Callable[[int, Any], None],
+        launches_per_sample: int,
+        flush: Callable[[Any], None],
+        before_sample: Callable[[], None],
+    ) -> None:
+        super().__init__(enqueue, launches_per_sample)
+        self._before_sample = before_sample
+        with _launch_errors():
+            self._flush = self._captured(lambda: flush(self._stream))
+            self._launches = [self._captured(partial(enqueue, i, self._stream)) for i in range(launches_per_sample)]
+
+    def sample(self) -> float:
+        """Flush and launch, each launch once; GPU ns per launch."""
+        self._before_sample()
+        total_ns = 0.0
+        for launch in self._launches:
+            elapsed_ns, self._lead_replays = self._behind_work(partial(launch.launch, self._stream), self._lead_replays)
+            total_ns += elapsed_ns
+        return total_ns / self.launches_per_sample
+
+    def _enqueue_lead(self) -> None:
+        self._flush.launch(self._stream)
 
 
 def _launch_errors() -> AbstractContextManager[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmvq_cli.measure.canary import Canary
+from mmvq_cli.measure.nvml import Conditions, Watch
 from mmvq_cli.measure.rotation import Rotation
 from mmvq_cli.measure.statistics import MedianInterval, Summary, median_interval, summarize
 from mmvq_cli.measure.stopping import Samples, SamplingSettings, StopReason, sample_until
@@ -16,7 +17,7 @@ class Measurement:
     """The time of one case; exists only for a result that was checked and is right.
 
     Times are ns per launch. `rotation` says which launches a sample replays and proves how cold they are; canaries are
-    None where none was run.
+    None where none was run, `conditions` where nobody watched the device.
     """
 
     samples: Samples
@@ -27,6 +28,7 @@ class Measurement:
     rotation: Rotation
     stream_canary: Canary | None
     matched_canary: Canary | None
+    conditions: Conditions | None
 
     @property
     def time_ns(self) -> float:
@@ -68,12 +70,14 @@ def measure(
     *,
     stream_canary: Canary | None = None,
     matched_canary: Canary | None = None,
+    watch: Watch | None = None,
 ) -> Measurement:
     """Warm up, sample, and measure the overheads of the launches that `rotation` planned and `timer` replays.
 
-    Raises `LaunchError` when the device fails meanwhile.
+    `watch` looks at the device between the samples. Raises `LaunchError` when the device fails meanwhile.
     """
-    samples = sample_until(timer.sample, settings)
+    samples = sample_until(watch.between(timer.sample) if watch else timer.sample, settings)
+    conditions = watch.conditions() if watch else None
     summary = summarize(samples.samples_ns)
     return Measurement(
         samples=samples,
@@ -84,4 +88,5 @@ def measure(
         rotation=rotation,
         stream_canary=stream_canary,
         matched_canary=matched_canary,
+        conditions=conditions,
     )

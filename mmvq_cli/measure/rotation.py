@@ -19,13 +19,19 @@ from numpy.typing import ArrayLike, NDArray
 from mmvq_cli.errors import UsageError
 
 COLD_DISTANCE_X_L2 = 3.0
+FLUSH_X_L2 = 2.0
 MAX_LAUNCHES = 4096
 
 
 class CacheMode(StrEnum):
-    """Whether the weights come from memory (`cold`) or from the L2 cache, as far as they fit (`hot`)."""
+    """Where the weights come from.
+
+    Memory, because launches walk over copies (`cold`) or because the cache is flushed before each launch
+    (`cold-flush`); or the L2 cache, as far as they fit (`hot`).
+    """
 
     COLD = "cold"
+    FLUSH = "cold-flush"
     HOT = "hot"
 
 
@@ -54,9 +60,10 @@ class Weights:
 class Rotation:
     """The launches of one sample, to be replayed in this order without end.
 
-    `reuse_distance_x_l2` is the simulated distance in units of the L2 size, 0 when hot. `limited_by` says why it is
-    below the goal: `memory` (no room for more copies), `launches` (the sequence touches too little), or None.
-    `touched_bytes` is the mean over the launches of the distinct weight bytes that one launch reads.
+    `reuse_distance_x_l2` is the simulated distance in units of the L2 size, 0 when hot and what the flush reads when
+    flushed. `limited_by` says why it is below the goal: `memory` (no room for more copies), `launches` (the sequence
+    touches too little), or None. `touched_bytes` is the mean over the launches of the distinct weight bytes that one
+    launch reads.
     """
 
     mode: CacheMode
@@ -81,6 +88,18 @@ def hot_rotation(draw: ArrayLike, weights: Weights, launches_per_sample: int) ->
         sequence=(Step(0, 0),) * launches_per_sample,
         reuse_distance_x_l2=0.0,
         touched_bytes=experts.size * weights.expert_bytes,
+    )
+
+
+def flush_rotation(draws: Sequence[ArrayLike], weights: Weights) -> Rotation:
+    """Use each draw once over one copy; before each launch the caller reads `FLUSH_X_L2` times the cache."""
+    sizes = [ids.size * weights.expert_bytes for ids in _distinct(draws, weights)]
+    return Rotation(
+        mode=CacheMode.FLUSH,
+        n_copies=1,
+        sequence=tuple(Step(0, draw) for draw in range(len(sizes))),
+        reuse_distance_x_l2=FLUSH_X_L2,
+        touched_bytes=round(sum(sizes) / len(sizes)),
     )
 
 

@@ -21,6 +21,7 @@ from mmvq_cli.record.groups import (
     Work,
 )
 from mmvq_cli.record.schema import SCHEMA, Record, finite, make_row_id
+from mmvq_cli.record.session import Look, MachineState, with_looks
 from mmvq_cli.record.store import (
     RecordStore,
     TruncatedRecordWarning,
@@ -28,6 +29,7 @@ from mmvq_cli.record.store import (
     last_per_row,
     latest_run_id,
     new_run_id,
+    read_looks,
     read_records,
     write_whole,
 )
@@ -43,6 +45,8 @@ __all__ = [
     "Ids",
     "Kernel",
     "KernelIdentity",
+    "Look",
+    "MachineState",
     "Precision",
     "Protocol",
     "Record",
@@ -61,7 +65,9 @@ __all__ = [
     "latest_run_id",
     "make_row_id",
     "new_run_id",
+    "read_looks",
     "read_records",
     "refresh_field_table",
+    "with_looks",
     "write_whole",
 ]

@@ -13,6 +13,7 @@ from pydantic import AwareDatetime
 
 from mmvq_cli.record.groups import Group
 from mmvq_cli.record.schema import Record
+from mmvq_cli.record.session import Look
 from mmvq_cli.record.store import write_whole
 
 _BEGIN, _END = "<!-- fields: begin -->\n", "<!-- fields: end -->"
@@ -20,9 +21,8 @@ _JSON_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", 
 
 
 def field_table() -> str:
-    """Write every field of a record, nested ones by their dotted path, as a Markdown table with type and meaning."""
-    rows = [f"| `{path}` | {type_} | {meaning} |" for path, type_, meaning in _fields(Record, "")]
-    return "\n".join(["| field | type | meaning |", "|---|---|---|", *rows]) + "\n"
+    """Write every field of a record and of a look as Markdown tables: dotted path, type, meaning."""
+    return f"{_table(Record)}\nA look:\n\n{_table(Look)}"
 
 
 def refresh_field_table(readme: Path) -> None:
@@ -30,6 +30,11 @@ def refresh_field_table(readme: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     begin, end = text.index(_BEGIN) + len(_BEGIN), text.index(_END)
     write_whole(readme, text[:begin] + field_table() + text[end:])
+
+
+def _table(group: type[Group]) -> str:
+    rows = [f"| `{path}` | {type_} | {meaning} |" for path, type_, meaning in _fields(group, "")]
+    return "\n".join(["| field | type | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
 def _fields(group: type[Group], prefix: str) -> Iterator[tuple[str, str, str]]:

@@ -153,8 +153,8 @@ class Protocol(Group):
 
     timer: Literal["graph", "event", "wall"] | None = None
     """CUDA graph replay, CUDA events, or host clock; null when only correctness was asked for."""
-    cache: Literal["cold", "hot"]
-    """Whether weights left the last-level cache between reuses."""
+    cache: Literal["cold", "cold-flush", "hot"]
+    """Whether weights left the last-level cache between reuses: by other weights, by a flush, or not."""
     reuse_distance_x_l2: float | None = None
     """Bytes touched between two uses of the same weights over the L2 size: the proof of cold."""
     warmup_n: int = 0
@@ -168,9 +168,9 @@ class Protocol(Group):
     stop_reason: str | None = None
     """Which rule ended sampling."""
     order_in_block: int | None = None
-    """Position of the case in its process."""
+    """Position of the case in its process, from 0."""
     budget_s: float | None = None
-    """Time budget of the case."""
+    """Seconds that sampling may take at most, warm-up apart."""
 
 
 class TimeStatistics(Group):
@@ -227,15 +227,15 @@ class Timing(Group):
     ci95_rel: float | None = None
     """Half-width of the median's 95 % interval over the median."""
     mde_rel: float | None = None
-    """Smallest relative change that this row can show."""
+    """Smallest slowdown that two runs with this row's noise show with probability 80 %, relative."""
     isolated_ns: float | None = None
-    """Median time of one launch alone, from an idle device."""
-    cpu_launch_ns: float | None = None
-    """Host time to enqueue one launch."""
+    """Median time of one launch alone, event to event."""
+    launch_overhead_ns: float | None = None
+    """Host time of one launch that is not replayed from a graph, less the graph's time per launch."""
     event_overhead_ns: float | None = None
     """Time of an empty pair of events; not subtracted."""
     hot_ns: float | None = None
-    """Median time with the weights in cache."""
+    """Median time with the weights in cache, as far as they fit; measured after the cold samples."""
 
 
 class Work(Group):
@@ -258,7 +258,7 @@ class Work(Group):
     ns_per_token: float | None = None
     """Median time over tokens."""
     bound: Literal["mem", "launch", "compute"] | None = None
-    """What limits the case."""
+    """What holds the case: bytes at the stream's speed, launches that do nothing, or the kernel's instructions."""
 
 
 class Precision(Group):
@@ -382,25 +382,25 @@ class DeviceFacts(Group):
 
 
 class SmClock(Group):
-    """Multiprocessor clock over the case, in MHz."""
+    """Multiprocessor clock over the samples, in MHz."""
 
     start: int | None = None
-    """Before it."""
+    """After the first sample."""
     min: int | None = None
-    """Lowest seen."""
+    """Lowest seen between samples."""
     end: int | None = None
-    """After it."""
+    """After the last sample."""
 
 
 class CanaryBandwidth(Group):
-    """Streaming read of 4 GiB in the same run, in GB/s."""
+    """Streaming read of 4 GiB in the same run, in GB/s (on a CPU of a buffer beyond the caches, before a case only)."""
 
     start: float | None = None
     """Before the first case."""
     mid: float | None = None
-    """Half way."""
+    """Half way; readers take it from the run's looks."""
     end: float | None = None
-    """After the last case."""
+    """After the last case; readers take it from the run's looks."""
 
 
 class Env(Group):
@@ -431,7 +431,7 @@ class Env(Group):
     temp_c: float | None = None
     """Temperature after the case."""
     throttle_bits: int | None = None
-    """NVML throttle reasons seen, combined by or."""
+    """NVML throttle reasons seen in more than 5 % of the looks between samples, combined by or."""
     foreign_pids_n: int | None = None
     """Other processes that compute on the device."""
     ecc: bool | None = None
@@ -441,3 +441,5 @@ class Env(Group):
     container: str | None = None
     """Kind of container, where one is seen."""
     canary_gbps: CanaryBandwidth | None = None
+    canary_least_gbps: float | None = None
+    """Streaming read below which this device counts as disturbed and no time of the run is valid."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -23,8 +23,11 @@ from mmvq_cli.record.groups import (
     Timing,
     Work,
 )
+from mmvq_cli.record.upgrade import upgraded
 
-SCHEMA = "mmvq.result/1"
+SCHEMA = "mmvq.result/2"
+
+AnyGroup = TypeVar("AnyGroup", bound=Group)
 
 # Realised only when the case runs; the row's identity is what was asked for.
 _REALISED_AXES = {"unique_experts", "routing_statistics"}
@@ -56,7 +59,7 @@ class Record(Group):
     # Revalidating an instance meets its fields by their own names.
     model_config = ConfigDict(populate_by_name=True)
 
-    schema_name: Literal["mmvq.result/1"] = Field(default="mmvq.result/1", alias="schema")
+    schema_name: Literal["mmvq.result/2"] = Field(default="mmvq.result/2", alias="schema")
     """Name and version of this schema."""
     ids: Ids
     axes: Axes
@@ -87,24 +90,33 @@ class Record(Group):
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Record:
-        """Read one line of JSON.
+        """Read one line of JSON, of this schema or an older one.
 
         Raises `ValueError` when it is no JSON object, `OpenError` for another schema or a field that breaks it.
         """
         data = json.loads(line)
         if not isinstance(data, dict):
             raise ValueError(f"a record is a JSON object, not {type(data).__name__}")
+        data = upgraded(data)
         if data.get("schema") != SCHEMA:
             raise OpenError(
                 f"schema is {data.get('schema')!r}, this version reads {SCHEMA!r}",
                 "read it with the mmvq version that wrote it, or a newer one",
             )
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            field = ".".join(map(str, first["loc"])) or "record"
-            raise OpenError(f"{field}: {first['msg']}", f"results/README.md lists the fields of {SCHEMA}") from error
+        return validated(cls, data)
+
+
+def validated(group: type[AnyGroup], data: dict[str, Any]) -> AnyGroup:
+    """Make a group of its fields.
+
+    Raises `OpenError` naming the first field that breaks the schema.
+    """
+    try:
+        return group.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(map(str, first["loc"])) or "record"
+        raise OpenError(f"{field}: {first['msg']}", "results/README.md lists the fields") from error
 
 
 def make_row_id(kernel: KernelIdentity, axes: Axes, protocol: Protocol) -> str:

@@ -1,4 +1,7 @@
-"""Records on disk: JSON lines, appended after every case, so that an interrupted run loses nothing."""
+"""Records on disk: JSON lines, appended after every case, so that an interrupted run loses nothing.
+
+Looks at the machine are lines among them; readers get their canary readings in the records.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -16,6 +20,7 @@ from typing import IO
 from mmvq_cli.errors import OpenError
 from mmvq_cli.record.groups import Status
 from mmvq_cli.record.schema import Record
+from mmvq_cli.record.session import LOOK_SCHEMA, Look, with_looks
 
 # A verdict is final; a case that was skipped, ran out of time or broke its device is run again.
 _FINAL = {Status.PASSED, Status.WRONG_RESULT, Status.UNSUPPORTED}
@@ -58,20 +63,33 @@ class RecordStore:
         except OSError as error:
             raise _cannot("write", self.path, error) from error
 
-    def append(self, record: Record) -> None:
+    def append(self, line: Record | Look) -> None:
         """Add one line; it is on the disk when this returns.
 
-        An incomplete last line that an interrupted run left is cut off. Raises `OpenError` when writing fails.
+        An incomplete last line that an interrupted run left is cut off; another process that appends to the same file
+        is waited for. Raises `OpenError` when writing fails.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
+            with self.path.open("a+b") as file, _locked(file):
                 _end_last_line(file)
-                file.write(record.to_json().encode() + b"\n")
+                file.write(line.to_json().encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise _cannot("write", self.path, error) from error
+
+
+@contextmanager
+def _locked(file: IO[bytes]) -> Iterator[None]:
+    """Keep other writers out, where the system has file locks: half a line of theirs would be cut off."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed
+    yield
 
 
 def _end_last_line(file: IO[bytes]) -> None:
@@ -99,11 +117,30 @@ def _is_json(line: bytes) -> bool:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Read the records of a `.jsonl` or `.jsonl.gz` file in order.
+    """Read the records of a `.jsonl` or `.jsonl.gz` file in order, with the canary readings of their run.
 
     An incomplete last line, left by an interrupted run, is dropped with a `TruncatedRecordWarning`. Raises
     `OpenError`, naming file and line, for a file that cannot be read and for a line that is no record of this schema.
     """
+    records: list[Record] = []
+    looks: list[Look] = []
+    for line in _read_lines(path):
+        if isinstance(line, Record):
+            records.append(line)
+            continue
+        if line.point == "start":  # of a resumed run
+            yield from with_looks(records, looks)
+            records, looks = [], []
+        looks.append(line)
+    yield from with_looks(records, looks)
+
+
+def read_looks(path: Path) -> list[Look]:
+    """Read the looks of a file in order; warns and raises as `read_records` does."""
+    return [line for line in _read_lines(path) if isinstance(line, Look)]
+
+
+def _read_lines(path: Path) -> Iterator[Record | Look]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -111,7 +148,7 @@ def read_records(path: Path) -> Iterator[Record]:
                     warnings.warn(
                         f"{path} line {number} is incomplete and was left out: the run was interrupted there",
                         TruncatedRecordWarning,
-                        stacklevel=2,
+                        stacklevel=3,
                     )
                     return
                 yield _parse(path, number, line)
@@ -119,9 +156,10 @@ def read_records(path: Path) -> Iterator[Record]:
         raise _cannot("read", path, error) from error
 
 
-def _parse(path: Path, number: int, line: bytes) -> Record:
+def _parse(path: Path, number: int, line: bytes) -> Record | Look:
     try:
-        return Record.from_json(line)
+        # The schema is the first field, so a look is told from a record without parsing either twice.
+        return Look.from_json(line) if LOOK_SCHEMA.encode() in line[:40] else Record.from_json(line)
     except OpenError as error:
         raise OpenError(f"{path} line {number}: {error.message}", error.hint) from error
     except ValueError as error:

@@ -20,6 +20,10 @@ class Place(Enum):
     DATA_ONLY = "data only"
 
 
+# What holds a case, in the words of tables.
+BOUND_WORDS = {"mem": "memory", "launch": "launch", "compute": "compute"}
+
+
 def number(value: float) -> str:
     """Write a number with four significant digits; beyond 1e-4 and 1e7 with an exponent."""
     exponent = int(f"{value:.3e}".partition("e")[2])
@@ -136,7 +140,10 @@ _RESULTS = (
     Column("ci95_rel", "±95 %", "timing.ci95_rel", Place.RESULT, show=_percent),
     Column("gbps_unique", "GB/s", "work.gbps_unique", Place.RESULT, show=number),
     Column("sol_pct_measured", "SOL %", "work.sol_pct_measured", Place.RESULT, show=lambda x: f"{x:.1f}"),
-    Column("isolated_ns", "launch µs", "timing.isolated_ns", Place.RESULT, show=_microseconds, drop=1),
+    Column("bound", "bound", "work.bound", Place.RESULT, show=BOUND_WORDS.__getitem__, left=True, drop=1),
+    Column("isolated_ns", "alone µs", "timing.isolated_ns", Place.RESULT, show=_microseconds, drop=5),
+    Column("launch_overhead_ns", "launch µs", "timing.launch_overhead_ns", Place.RESULT, show=_microseconds, drop=6),
+    Column("event_overhead_ns", "event µs", "timing.event_overhead_ns", Place.RESULT, show=_microseconds, drop=7),
 )
 
 COLUMNS: tuple[Column, ...] = (
@@ -173,7 +180,7 @@ COLUMNS: tuple[Column, ...] = (
     _data("time_q1_ns", "timing.gpu_ns.q1"),
     _data("time_q3_ns", "timing.gpu_ns.q3"),
     _data("hot_ns", "timing.hot_ns"),
-    _data("cpu_launch_ns", "timing.cpu_launch_ns"),
+    _data("mde_rel", "timing.mde_rel"),
     _data("ns_per_token", "work.ns_per_token"),
     _data("bytes_unique", "work.bytes_unique"),
     _data("bytes_requested", "work.bytes_requested"),

@@ -9,6 +9,7 @@ from mmvq_cli.record import Record, Status
 from mmvq_cli.report.html_chart import Chart, draw
 from mmvq_cli.report.html_figures import error_chart, roofline_chart, routing_chart, throughput_charts
 from mmvq_cli.report.layout import Layout, lay_out
+from mmvq_cli.report.machine import bounds_in_words, machine_words
 from mmvq_cli.report.summary import summary_line
 
 _STYLE = """
@@ -31,12 +32,13 @@ dd { margin: 0; overflow-wrap: anywhere; }
 def html_page(records: Sequence[Record]) -> str:
     """Write at least one record as a page. Intervals are the half-width of the median's 95 % interval."""
     run = " and ".join(dict.fromkeys(record.ids.run_id for record in records))
+    limits = [roofline_chart(records), error_chart(records), routing_chart(records)]
     body = [
         f"<h1>{escape(run)}</h1>",
         f"<p>{escape(summary_line(records))}</p>",
-        _facts(records[0]),
-        _section("Throughput against batch size", throughput_charts(records)),
-        _section("Limits, errors, routing", [roofline_chart(records), error_chart(records), routing_chart(records)]),
+        _facts(records),
+        _section("Throughput against batch size", "", throughput_charts(records)),
+        _section("Limits, errors, routing", _limits(records), limits),
         "<h2>All cases</h2>",
         _tables(lay_out(records)),
     ]
@@ -51,13 +53,13 @@ def html_page(records: Sequence[Record]) -> str:
     )
 
 
-def _facts(record: Record) -> str:
+def _facts(records: Sequence[Record]) -> str:
+    record = records[0]
     env, git = record.env, record.ids.git
-    canary = env.canary_gbps.start if env.canary_gbps else None
     facts = {
         "device": " · ".join(filter(None, [env.device.name, f"sm {env.device.cc}" if env.device.cc else ""])),
         "driver": env.driver,
-        "streaming read": f"{canary:.0f} GB/s" if canary else None,
+        "machine": ", ".join(machine_words(records)),
         "mmvq": env.mmvq + (f", commit {git.rev[:10]}{' (dirty)' if git.dirty else ''}" if git else ""),
         "suite": record.ids.suite,
         "timing": f"{record.protocol.timer}, {record.protocol.cache} weights" if record.protocol.timer else "not timed",
@@ -67,11 +69,23 @@ def _facts(record: Record) -> str:
     return f"<dl>{''.join(items)}</dl>"
 
 
-def _section(title: str, charts: Sequence[Chart | None]) -> str:
+def _limits(records: Sequence[Record]) -> str:
+    """Explain the column `bound`; "" when nothing was timed."""
+    held = bounds_in_words(records)
+    explained = (
+        "Memory: the bytes at the speed of the streaming read, with the fixed cost of the launches, explain half of "
+        "the time or more. Launch: that fixed cost is the larger part of it. Compute: neither does, the kernel's own "
+        "instructions hold it."
+    )
+    return f"{held} {explained}" if held else ""
+
+
+def _section(title: str, words: str, charts: Sequence[Chart | None]) -> str:
     drawn = [f"<div>{draw(chart)}</div>" for chart in charts if chart]
     if not drawn:
         return ""
-    return f'<h2>{escape(title)}</h2>\n<div class="charts">{"".join(drawn)}</div>'
+    said = f"<p>{escape(words)}</p>\n" if words else ""
+    return f'<h2>{escape(title)}</h2>\n{said}<div class="charts">{"".join(drawn)}</div>'
 
 
 def _tables(layout: Layout) -> str:

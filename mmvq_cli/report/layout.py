@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from textwrap import shorten
 
 from mmvq_cli.record import Record, Status
-from mmvq_cli.report.columns import COLUMNS, Column, Place, number
+from mmvq_cli.report.columns import COLUMNS, Column, Place
+from mmvq_cli.report.machine import machine_words
 
 # The record has all of it: a compiler's log is longer than a table.
 _LONGEST_REASON = 300
@@ -47,7 +48,7 @@ def lay_out(records: Sequence[Record], width: int | None = None) -> Layout:
     for record in records:
         groups.setdefault(_labels(varying, record), []).append(record)
     return Layout(
-        title=" · ".join(filter(None, [_environment(records[0]), _labels(folded, records[0])])),
+        title=" · ".join(filter(None, [_environment(records), _labels(folded, records[0])])),
         columns=tuple(columns),
         widths=_widths(columns, records, width),
         blocks=tuple(
@@ -93,18 +94,17 @@ def _labels(columns: Sequence[Column], record: Record) -> str:
     return " · ".join(column.label.format(column.show(column.value(record))) for column in present)
 
 
-def _environment(record: Record) -> str:
+def _environment(records: Sequence[Record]) -> str:
     """Say what the run ran on, beside the device's name."""
-    env = record.env
-    canary = env.canary_gbps.start if env.canary_gbps else None
+    env, kernel = records[0].env, records[0].kernel
     return " · ".join(
         filter(
             None,
             [
                 f"mmvq {env.mmvq}",
                 f"driver {env.driver}" if env.driver else "",
-                f"canary {number(canary)} GB/s" if canary else "",
-                record.kernel.dequantizer if record.kernel else "",
+                *machine_words(records),
+                kernel.dequantizer if kernel else "",
             ],
         )
     )

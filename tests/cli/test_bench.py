@@ -92,7 +92,7 @@ def test_stdout_has_only_data_in_the_wanted_form(here, capsys, form):
     elif form == "json":
         assert len(json.loads(out)) == 4
     elif form == "jsonl":
-        assert [json.loads(line)["schema"] for line in out.splitlines()] == ["mmvq.result/1"] * 4
+        assert [json.loads(line)["schema"] for line in out.splitlines()] == ["mmvq.result/2"] * 4
     else:
         assert "Q6_K" in out
         assert all(len(line) <= 100 for line in out.splitlines()) or form == "md"
@@ -104,6 +104,14 @@ def test_stdout_has_only_data_in_the_wanted_form(here, capsys, form):
 def test_quiet_says_nothing_beside_the_data(here, capsys):
     assert bench(QWEN, "-q", "-o", "csv") == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("cache", ["cold", "cold-flush", "hot"])
+def test_where_the_weights_come_from_is_a_choice(here, capsys, cache):
+    assert bench(QWEN, "-k", "gate", "--cache", cache, "-o", "jsonl") == 0
+    (record,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert record["protocol"]["cache"] == cache
+    assert (record["protocol"]["reuse_distance_x_l2"] >= 2) == cache.startswith("cold")
 
 
 def test_exports_are_files_beside_the_output(here, capsys, tmp_path):

@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from mmvq_cli.cli import gate_paired
 from mmvq_cli.cli.app import run
+from mmvq_cli.compare import Source
 from mmvq_cli.errors import ExitCode
 from tests.compare.records import Status, history, make_record, timed
 
@@ -124,6 +127,60 @@ def test_the_self_test_trips_and_a_blind_gate_fails_it(mmvq, runs):
 def test_the_gate_proves_itself_on_records_of_an_h200(mmvq):
     code, out, _ = mmvq("gate", RECORDED, "--self-test", "--inject", "12%")
     assert (code, out.count("ok  ")) == (ExitCode.OK, 6)
+
+
+class FakeArm:
+    """Stands for `mmvq bench` processes on an H200: 50 us, and what the slowdown adds."""
+
+    made: ClassVar = []
+
+    def __init__(self, arms, arguments, slowdowns=None):
+        self.made.append((list(arms), arguments))
+        self.slowdowns = slowdowns or {}
+
+    def __call__(self, arm, folder):
+        time_ns = 50_000 * (1 + self.slowdowns.get(arm, 0)) * (1 + 0.002 * (int(folder.name[:3]) % 3 - 1))
+        seed = int(folder.name.replace("-", ""))
+        cubin = None if arm in self.slowdowns else "f" * 64
+        device = {"name": "NVIDIA H200", "uuid": "GPU-1"}
+        rows = [timed(c, time_ns, seed=seed, env__device=device) for c in "ab"]
+        kernel = rows[0].ids.kernel.model_copy(update={"cubin_sha256": cubin})
+        ids = [row.ids.model_copy(update={"kernel": kernel}) for row in rows]
+        return Source(arm, tuple(row.model_copy(update={"ids": i}) for row, i in zip(rows, ids, strict=True)))
+
+
+@pytest.fixture
+def arm(monkeypatch):
+    monkeypatch.setattr(gate_paired, "BenchArm", type("FreshArm", (FakeArm,), {"made": []}))
+    return gate_paired.BenchArm
+
+
+def test_an_aa_run_is_kept_and_sets_the_floor(mmvq, arm, tmp_path):
+    code, out, err = mmvq("gate", "--aa", "--blocks", "4", "-k", "gate")
+    assert code == ExitCode.OK
+    assert "A/A on NVIDIA H200: 2 cases, 4 blocks" in out
+    assert "000-1: the same again" in err
+    (line,) = (tmp_path / "home" / "mmvq" / "aa.jsonl").read_text().splitlines()
+    assert json.loads(line)["uuid"] == "GPU-1"
+    assert arm.made[0][1][-2:] == ["-k", "gate"]
+
+
+def test_the_live_self_test_trips(mmvq, arm):
+    code, out, _ = mmvq("gate", "--self-test", "--live", "--blocks", "4", "-q")
+    assert code == ExitCode.OK
+    assert "ok   the same kernels: exit code 0, expected 0" in out
+    assert "ok   10 % more launches: exit code 1, expected 1" in out
+    code, out, _ = mmvq("gate", "--self-test", "--live", "--blocks", "4", "-q", "--inject", "1%")
+    assert code == ExitCode.WRONG
+    assert "FAIL 1 % more launches" in out
+
+
+def test_two_revisions_are_measured_in_turn(mmvq, arm, monkeypatch):
+    monkeypatch.setattr(gate_paired, "kernels_of", lambda revision, repository, target: target)
+    code, out, err = mmvq("gate", "--base", "old", "--blocks", "3")
+    assert code == ExitCode.OK
+    assert "2 same" in err + out
+    assert mmvq("gate", "--base", "old", "--head", "old")[0] == ExitCode.USAGE
 
 
 def test_the_static_gate_reads_compiled_kernels(mmvq, runs):

@@ -34,6 +34,7 @@ def test_slower_faster_and_the_same():
         ({"env__throttle_bits": 0x40}, Reason.THROTTLED),
         ({"env__canary_gbps": {"start": 4000.0}}, Reason.CANARY_DRIFT),
         ({"env__canary_gbps": {"start": 4210.0, "end": 4000.0}}, Reason.CANARY_DRIFT),
+        ({"env__canary_gbps": {"start": 4250.0, "mid": 4210.0}, "env__canary_least_gbps": 4220.0}, Reason.CANARY_SLOW),
     ],
 )
 def test_other_conditions_are_no_regression(changes, reason):

@@ -28,6 +28,9 @@ class Memory:
     def memset(self, value: int, n_bytes: int) -> None:
         self.data[:n_bytes] = value
 
+    def memset_async(self, value: int, n_bytes: int, stream: Any) -> None:
+        self.memset(value, n_bytes)
+
     def copy_from_host(self, source: ctypes.c_void_p, n_bytes: int) -> None:
         assert n_bytes <= self.data.size
         ctypes.memmove(self.ptr, source, n_bytes)

@@ -1,7 +1,7 @@
 import pytest
 
 from mmvq_cli.errors import LaunchError
-from mmvq_cli.measure import GraphTimer
+from mmvq_cli.measure import FlushTimer, GraphTimer
 from tests.measure.fake_cupy import EVENT_CPU_NS
 
 
@@ -72,3 +72,55 @@ def test_a_device_failure_is_a_launch_error(gpu):
     for call in (timer.sample, timer.replay, lambda: timer.overheads(1.0)):
         with pytest.raises(LaunchError, match="illegal address"):
             call()
+
+
+class CachedGpu:
+    """Launches that take 500 ns when the launch before them ran the same, and 9,000 ns after a flush."""
+
+    def __init__(self, gpu):
+        self.gpu, self.flushes, self.resets = gpu, 0, 0
+        self.is_cold = True
+        self.times_ns = []
+
+    def flush(self, stream):
+        def empty():
+            self.flushes += 1
+            self.is_cold = True
+
+        self.gpu.launch(60_000, effect=empty)
+
+    def enqueue(self, i, stream):
+        def warm():
+            self.times_ns.append(9_000 if self.is_cold else 500)
+            self.gpu.idle_from_ns += self.times_ns[-1]
+            self.is_cold = False
+
+        self.gpu.launch(1000 * (i + 1), effect=warm)
+
+    def reset(self):
+        self.resets += 1
+
+
+def test_every_launch_is_timed_after_a_flush(gpu):
+    cache = CachedGpu(gpu)
+    timer = FlushTimer(cache.enqueue, 3, cache.flush, cache.reset)
+    assert cache.flushes == 0  # what is captured has not run
+    cache.times_ns.clear()
+    samples = [timer.sample() for _ in range(4)]
+    assert samples == [9_000 + (1000 + 2000 + 3000) / 3] * 4
+    assert set(cache.times_ns) == {9_000}
+    assert cache.flushes >= 12
+    assert cache.resets == 4
+
+
+def test_a_flush_shorter_than_the_enqueueing_is_repeated(gpu):
+    timer = FlushTimer(lambda i, stream: gpu.launch(2000), 1, lambda stream: gpu.launch(9500), lambda: None)
+    assert timer.sample() == 2000
+    assert timer._lead_replays == 2
+
+
+def test_the_overheads_of_a_flushed_launch_are_cold_too(gpu):
+    cache = CachedGpu(gpu)
+    timer = FlushTimer(cache.enqueue, 2, cache.flush, cache.reset)
+    timer._clock_ns = lambda: gpu.cpu_ns
+    assert timer.overheads(10_000).isolated_latency_ns == 10_000

@@ -2,7 +2,18 @@ from dataclasses import replace
 
 import pytest
 
-from mmvq_cli.measure import Canary, Overheads, SamplingSettings, StopReason, Weights, hot_rotation, measure
+from mmvq_cli.measure import (
+    Canary,
+    Overheads,
+    SamplingSettings,
+    StopReason,
+    Watch,
+    Weights,
+    hot_rotation,
+    measure,
+    open_nvml,
+)
+from tests.measure.fake_nvml import FakeNvml
 
 
 class SteadyTimer:
@@ -42,3 +53,11 @@ def test_no_percent_of_a_canary_that_is_missing_or_wrong(measurement):
     assert replace(measurement, matched_canary=None).percent_of_canary is None
     wrong = Canary(3_000_000, 1500.0, (132, 256), checksum_ok=False)
     assert replace(measurement, matched_canary=wrong).percent_of_canary is None
+
+
+def test_a_watch_looks_while_samples_are_taken(measurement):
+    assert measurement.conditions is None
+    fake = FakeNvml(bits=0x20, sm_mhz=1200)
+    watch = Watch(open_nvml("GPU-1", fake))
+    seen = measure(SteadyTimer(), measurement.rotation, SamplingSettings(warmup_min_s=0.0), watch=watch).conditions
+    assert (seen.sm_min_mhz, seen.throttle_bits, seen.after.temp_c) == (1200, 0x20, 61)

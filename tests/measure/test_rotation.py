@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmvq_cli.errors import UsageError
-from mmvq_cli.measure import CacheMode, Step, Weights, cold_rotation, hot_rotation
+from mmvq_cli.measure import CacheMode, Step, Weights, cold_rotation, flush_rotation, hot_rotation
 from mmvq_cli.measure.rotation import COLD_DISTANCE_X_L2, MAX_LAUNCHES, reuse_distance
 
 GIB = 2**30
@@ -162,3 +162,10 @@ def test_nonsense_is_refused(draws, sizes):
     weights = Weights(n_experts=n_experts, expert_bytes=expert_bytes, l2_bytes=l2_bytes)
     with pytest.raises(UsageError):
         cold_rotation(draws, weights, GIB)
+
+
+def test_a_flush_needs_one_copy_and_one_launch_of_each_draw():
+    rotation = flush_rotation([[0, 1, 1], [2]], Weights(n_experts=4, expert_bytes=100, l2_bytes=10**6))
+    assert rotation.mode is CacheMode.FLUSH
+    assert rotation.sequence == (Step(0, 0), Step(0, 1))
+    assert (rotation.n_copies, rotation.touched_bytes, rotation.reuse_distance_x_l2) == (1, 150, 2.0)

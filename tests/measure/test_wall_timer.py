@@ -10,3 +10,15 @@ def test_samples_one_launch_at_a_time_in_turn():
     assert seen == [0, 1, 2, 0, 1]
     assert timer.launches_per_sample == 1
     assert timer.overheads(1.0) == Overheads()
+
+
+def test_what_comes_before_a_launch_is_not_timed():
+    now, events = [0], []
+
+    def spend(name, ns):
+        events.append(name)
+        now[0] += ns
+
+    timer = WallTimer(lambda i: spend(i, 100), 2, clock_ns=lambda: now[0], before_launch=lambda: spend("flush", 9_000))
+    assert [timer.sample(), timer.sample()] == [100.0, 100.0]
+    assert events == ["flush", 0, "flush", 1]

@@ -9,7 +9,7 @@ def make_record(status=Status.PASSED, **changes):
     """A record like those of a bench run; `axes__n_tokens=4` replaces record.axes.n_tokens."""
     passed = status is Status.PASSED
     data = {
-        "schema": "mmvq.result/1",
+        "schema": "mmvq.result/2",
         "ids": {
             "run_id": "20260101T000000Z-nvidia-h200-smoke-abc1234",
             "row_id": "0123456789abcdef",

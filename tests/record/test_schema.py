@@ -41,7 +41,7 @@ def test_no_speed_without_a_right_result(field):
         make_record(Status.WRONG_RESULT, **{f"work__{field}": 0.0})
 
 
-@pytest.mark.parametrize("schema", ["mmvq.result/2", None, "other/1"])
+@pytest.mark.parametrize("schema", ["mmvq.result/9", None, "other/1"])
 def test_another_schema_is_refused_by_name(schema):
     data = json.loads(make_record().to_json()) | {"schema": schema}
     with pytest.raises(OpenError, match=re.escape(repr(schema))) as caught:

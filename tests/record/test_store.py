@@ -1,7 +1,12 @@
+import fcntl
 import gzip
 import os
+import subprocess
+import sys
+import threading
 import warnings
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -96,7 +101,7 @@ def test_a_broken_line_in_the_middle_is_an_error_with_its_number(store):
 
 def test_an_unknown_schema_is_an_error_that_names_it(store):
     store.append(record_of("a"))
-    store.path.write_bytes(store.path.read_bytes().replace(b"mmvq.result/1", b"mmvq.result/9"))
+    store.path.write_bytes(store.path.read_bytes().replace(b"mmvq.result/2", b"mmvq.result/9"))
     with pytest.raises(OpenError, match=r"line 1: schema is 'mmvq\.result/9'"):
         list(read_records(store.path))
 
@@ -154,3 +159,41 @@ def test_a_whole_file_is_replaced_at_once(tmp_path, monkeypatch):
         write_whole(path, "newer")
     assert path.read_bytes() == b"new\r\n"
     assert [entry.name for entry in path.parent.iterdir()] == ["table.md"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from mmvq_cli.record import RecordStore
+from tests.record.factory import make_record
+store = RecordStore(Path(sys.argv[1]), "run")
+for i in range(25):
+    store.append(make_record(ids__row_id=f"{sys.argv[2]}-{i}", correctness__reason="x" * 20_000))
+"""
+
+
+def test_concurrent_writers_do_not_corrupt_a_file(tmp_path):
+    root = Path(__file__).parents[2]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], cwd=root) for name in ("a", "b", "c")
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    rows = [record.ids.row_id for record in read_records(tmp_path / "run.jsonl")]
+    assert sorted(rows) == sorted(f"{name}-{i}" for name in "abc" for i in range(25))
+    assert [row for row in rows if row[0] == "a"] == [f"a-{i}" for i in range(25)]
+
+
+def test_a_writer_waits_for_the_line_of_another(store):
+    """Half a line of another writer must not be cut off while it is written."""
+    store.append(record_of("a"))
+    with store.path.open("a+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread = threading.Thread(target=store.append, args=(record_of("c"),))
+        thread.start()
+        other.write(LINE[:100])
+        other.flush()
+        thread.join(0.3)
+        assert thread.is_alive()
+        other.write(LINE[100:] + b"\n")
+    thread.join()
+    assert [record.ids.row_id for record in read_records(store.path)] == ["a", "b", "c"]

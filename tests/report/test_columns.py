@@ -64,7 +64,7 @@ def text_of(header, record):
 def test_cells_are_in_the_unit_of_their_header():
     record = make_record()
     assert text_of("time µs", record) == "6.420"
-    assert text_of("launch µs", record) == "9.100"
+    assert text_of("alone µs", record) == "9.100"
     assert text_of("±95 %", record) == "0.3"
     assert text_of("SOL %", record) == "32.7"
     assert text_of("correct", record) == "ok 12%"

@@ -49,6 +49,13 @@ def test_the_page_is_whole_and_needs_no_network():
     assert "NVIDIA H200" in page
 
 
+def test_the_page_says_what_holds_the_cases_and_how_steady_the_machine_was():
+    page = html_page([make_record(work__bound="compute", env__canary_gbps={"start": 4560.0, "end": 4500.0})])
+    assert "compute holds 1." in page
+    assert "canary 4560 GB/s (drift 1.3 %)" in page
+    assert ">compute</td>" in page
+
+
 def test_what_did_not_pass_has_its_reason_and_no_time():
     wrong = make_record(Status.WRONG_RESULT, correctness__reason="<script>alert(1)</script>")
     page = html_page([*runs(), wrong])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,6 +24,7 @@ class DeviceFacts:
     uuid: str | None
     bus_bits: int
     max_shared_bytes: int  # per block, after opting in
+    max_threads_per_sm: int
     driver: str | None
     cuda_rt: str
 
@@ -83,6 +85,7 @@ def device_facts(index: int = 0) -> DeviceFacts:
         uuid=_uuid(index),
         bus_bits=int(properties["memoryBusWidth"]),
         max_shared_bytes=int(properties["sharedMemPerBlockOptin"]),
+        max_threads_per_sm=int(properties["maxThreadsPerMultiProcessor"]),
         driver=query_driver().release or None,
         cuda_rt=format_cuda_version(runtime.runtimeGetVersion()),
     )
@@ -96,6 +99,12 @@ def _uuid(index: int, load: Callable[[str], Any] = ctypes.CDLL) -> str | None:
     except (OSError, AttributeError):
         return None
     return None if status else f"GPU-{UUID(bytes=bytes(uuid))}"
+
+
+def reset_persisting_l2(load: Callable[[str], Any] = ctypes.CDLL) -> None:
+    """Let go of lines that a kernel marked as persisting: no flush evicts them. Without a driver nothing happens."""
+    with suppress(OSError, AttributeError):
+        load("libcuda.so.1").cuCtxResetPersistingL2Cache()
 
 
 def _properties(index: int) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class FakeCuda:
             "totalGlobalMem": 140 * GIB,
             "memoryBusWidth": 6144,
             "sharedMemPerBlockOptin": 227 * 1024,
+            "maxThreadsPerMultiProcessor": 2048,
         }
     )
     n_devices: int = 1

@@ -59,7 +59,7 @@ def test_facts_identify_the_device(cuda, monkeypatch):
     monkeypatch.setattr(device, "_uuid", lambda index: f"GPU-{index}")
     facts = device_facts(0)
     assert facts.uuid == "GPU-0"
-    assert facts.bus_bits == 6144
+    assert (facts.bus_bits, facts.max_threads_per_sm) == (6144, 2048)
     assert (facts.driver, facts.cuda_rt) == ("580.95", "13.0")
 
 
@@ -125,3 +125,14 @@ def test_a_driver_that_does_not_tell_the_uuid_leaves_it_unknown():
 def test_the_room_loads_without_cupy():
     code = "import sys; sys.modules['cupy'] = sys.modules['cupy_backends'] = None; import mmvq_cli.engine.cuda"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_persisting_lines_are_let_go_where_there_is_a_driver():
+    calls = []
+    device.reset_persisting_l2(lambda name: type("Cuda", (), {"cuCtxResetPersistingL2Cache": lambda: calls.append(1)}))
+
+    def missing(name):
+        raise OSError(name)
+
+    device.reset_persisting_l2(missing)
+    assert calls == [1]
