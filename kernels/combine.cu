@@ -11,6 +11,7 @@ constexpr int SORTED_AT_ONCE = 256;  // dispatches of one token ranked in shared
 constexpr int ROWS_PER_BLOCK = MMVQ_COMBINE_ROWS;
 
 KERNEL clear_output(const GRID_CONSTANT Problem p) {
+    start_overlapped();
     const int64_t n_rows = p.output_rows_are_dispatches ? p.m_total : p.m_tokens;
     Element* output = static_cast<Element*>(p.output);
     for (int64_t i = thread_in_grid(); i < n_rows * p.n_rows_per_expert; i += threads_in_grid())
@@ -32,15 +33,22 @@ DEVICE void append(const Problem& p, int64_t first, int64_t step) {
 
 // Few dispatches: one block clears and appends, which saves a launch.
 KERNEL index_dispatches(const GRID_CONSTANT Problem p) {
+    start_overlapped();
     clear_counts(p, thread_index(), block_size());
     block_barrier();
     append(p, thread_index(), block_size());
 }
 
 // Many dispatches: the whole device does both, with a launch between.
-KERNEL clear_token_counts(const GRID_CONSTANT Problem p) { clear_counts(p, thread_in_grid(), threads_in_grid()); }
+KERNEL clear_token_counts(const GRID_CONSTANT Problem p) {
+    start_overlapped();
+    clear_counts(p, thread_in_grid(), threads_in_grid());
+}
 
-KERNEL append_dispatches(const GRID_CONSTANT Problem p) { append(p, thread_in_grid(), threads_in_grid()); }
+KERNEL append_dispatches(const GRID_CONSTANT Problem p) {
+    start_overlapped();
+    append(p, thread_in_grid(), threads_in_grid());
+}
 
 // One block per token and ROWS_PER_BLOCK rows. A pass sums SORTED_AT_ONCE dispatches; between passes the running sum waits,
 // unrounded, in the partial row of the token's first dispatch, which no later pass reads.
@@ -73,6 +81,7 @@ DEVICE void combine_rows(const Problem& p, int64_t token, int32_t first_row, int
 }
 
 KERNEL combine(const GRID_CONSTANT Problem p) {
+    start_overlapped();
     const int64_t n_chunks = (p.n_rows_per_expert + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK;
     for (int64_t item = block_index(); item < p.m_tokens * n_chunks; item += block_count()) {
         const int32_t first_row = static_cast<int32_t>(item % n_chunks) * ROWS_PER_BLOCK;

@@ -14,15 +14,16 @@ KERNEL dequantize(const uint8_t* __restrict__ weights, float* __restrict__ out, 
         for (int32_t octet = thread_index(); octet < n_octets; octet += block_size()) {
             float w[8];
             load_octet(packed, octet, n_cols, w);
-            const int32_t first = 8 * octet;
-            float* target = out + row * n_cols + first;
+            float* target = out + row * n_cols;
             if (n_cols % 8 == 0) {
-                store_streaming(reinterpret_cast<float4*>(target), make_float4(w[0], w[1], w[2], w[3]));
-                store_streaming(reinterpret_cast<float4*>(target) + 1, make_float4(w[4], w[5], w[6], w[7]));
+                float4* const lower = reinterpret_cast<float4*>(target + weight_in_row(octet, 0));
+                float4* const upper = reinterpret_cast<float4*>(target + weight_in_row(octet, 4));
+                store_streaming(lower, make_float4(w[0], w[1], w[2], w[3]));
+                store_streaming(upper, make_float4(w[4], w[5], w[6], w[7]));
             } else {
 #pragma unroll
-                for (int i = 0; i < 8; ++i) {
-                    if (first + i < n_cols) target[i] = w[i];
+                for (uint32_t i = 0; i < 8; ++i) {
+                    if (weight_in_row(octet, i) < n_cols) target[weight_in_row(octet, i)] = w[i];
                 }
             }
         }

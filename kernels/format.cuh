@@ -4,8 +4,13 @@
 // MMVQ_BLOCK_SIZE (weights), MMVQ_TYPE_SIZE (bytes) are gguf's figures. A block format provides
 //   Block                  the exact bytes of one block; each struct says how far rows are aligned
 //   block_size             weights per block, a multiple of 32
-//   unpack(block, octet)   weights [8*octet, 8*octet + 8) of one block, as an Octet or OffsetOctet: byte codes and the
-//                          scale that makes them bit-equal to ggml's C dequantizer
+//   scale_group            weights that share a scale
+//   is_split               how octets (8 weights each) lie in a row. False: octet o is weights [8*o, 8*o + 8). True: it is 4
+//                          weights of each half of 32: 32*(o/4) + 4*(o%4) + {0..3} and + {16..19}; for formats whose
+//                          halves share bytes or have scales of their own
+//   unpack(block, octet)   one octet of a block, as an Octet or OffsetOctet: byte codes and the scale that makes them
+//                          bit-equal to ggml's C dequantizer
+//   mins(block)            only where offsets are small integers times one float: for kernels that sum them up apart
 // and reads no byte outside the block. Plain floats (block_size 1) are described in formats/plain.cuh.
 
 #include "ptx.cuh"
@@ -23,14 +28,21 @@ static_assert(WeightFormat::block_size == MMVQ_BLOCK_SIZE, "the format struct an
 // Bytes of one packed row of `n_cols` weights.
 DEVICE int64_t row_bytes(int n_cols) { return static_cast<int64_t>(n_cols / MMVQ_BLOCK_SIZE) * MMVQ_TYPE_SIZE; }
 
-// Unpacks weights [8*octet, 8*octet + 8) of a row in a block format: for kernels that put the scale on a sum.
+// Where weight i (0 to 7) of an octet lies in its row.
+template <typename F = WeightFormat>
+DEVICE constexpr int32_t weight_in_row(uint32_t octet, uint32_t i) {
+    if constexpr (F::is_split) return static_cast<int32_t>(32 * (octet / 4) + 4 * (octet % 4) + i % 4 + 16 * (i / 4));
+    else return static_cast<int32_t>(8 * octet + i);
+}
+
+// Unpacks an octet of a row in a block format: for kernels that put the scale on a sum.
 template <typename F = WeightFormat>
 DEVICE auto unpack_octet(const uint8_t* row, uint32_t octet) {
     constexpr uint32_t octets = F::block_size / 8;
     return F::unpack(row + static_cast<int64_t>(octet / octets) * MMVQ_TYPE_SIZE, octet % octets);
 }
 
-// Decodes weights [8*octet, 8*octet + 8) of a row of `n_cols` in any format; those past the end of the row are 0.
+// Decodes an octet of a row of `n_cols` in any format; weights past the end of the row are 0.
 // Row 0 starts at a multiple of 16 bytes and the others follow without gaps.
 template <typename F = WeightFormat>
 DEVICE void load_octet(const uint8_t* row, uint32_t octet, int n_cols, float (&w)[8]) {

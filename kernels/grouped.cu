@@ -10,8 +10,7 @@
 // Arithmetic: f32. Eight products in a chain, chains added per lane (K / 256 terms), then a butterfly over the warp. The
 // order of every sum is the same for any tile width, so a token's row has the same bits alone and in any batch.
 // The plan picks it for every problem. Its limit is instruction issue: decoding takes about 5 to 12 instructions per weight.
-#include "activation.cuh"
-#include "format.cuh"
+#include "octets.cuh"
 #include "output.cuh"
 #include "tiles.cuh"
 

@@ -2,102 +2,155 @@
 //
 // Byte codes become integers (code - bias), which both types hold exactly. Codes of formats with an offset are unsigned and
 // small; in f16 they are left as they are: the bits of a subnormal, the 2^-24 multiple of the integer, so that no conversion
-// is needed and `mma_unit` puts the factor back at the end.
-#include "activation.cuh"
-#include "format.cuh"
+// is needed and `mma_unit` puts the factor back at the end. An octet is four words: weights (0, 2), (1, 3), (4, 6), (5, 7),
+// the order in which masks take bytes out of words.
+#include "octets.cuh"
 
-// Byte pairs (0, 1), (2, 3) of both words, each byte under a copy of `high`.
-DEVICE void spread_bytes(Bytes8 codes, uint32_t high, uint32_t (&pairs)[4]) {
-    pairs[0] = byte_permute(codes.lo, high, 0x4140);
-    pairs[1] = byte_permute(codes.lo, high, 0x4342);
-    pairs[2] = byte_permute(codes.hi, high, 0x4140);
-    pairs[3] = byte_permute(codes.hi, high, 0x4342);
+// Each code in a 16-bit half of its own, with `above` in the bits over it.
+DEVICE void spread_codes(Bytes8 codes, uint32_t above, uint32_t (&pairs)[4]) {
+    const uint32_t mask = codes.mask & 0x00FF00FFu;  // a mask is the same for all bytes
+    pairs[0] = and_or(codes.lo, mask, above);
+    pairs[1] = and_or(shift_right_8(codes.lo), mask, above);
+    pairs[2] = and_or(codes.hi, mask, above);
+    pairs[3] = and_or(shift_right_8(codes.hi), mask, above);
 }
 
 #if MMVQ_ACTIVATION == 1
 
 constexpr uint32_t kMmaOne = 0x00010001u;  // what `to_mma_weights` makes of codes of 1
 
-DEVICE void mma_activation(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_f16(sums, a, b); }
+DEVICE void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_f16(sums, a, b, sums); }
 
-DEVICE void to_mma_weights(OffsetOctet octet, uint32_t (&pairs)[4]) { spread_bytes(octet.codes, 0, pairs); }
+DEVICE void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_f16(sums, a, b, {0.0f, 0.0f, 0.0f, 0.0f});
+}
+
+template <int SCALES>
+DEVICE void to_mma_weights(ShiftedOctet<SCALES> octet, uint32_t (&pairs)[4]) {
+    spread_codes(octet.codes, 0, pairs);
+}
 
 // 0x64 above a code is the f16 1024 + code.
-DEVICE void to_mma_weights(Octet octet, uint32_t (&pairs)[4]) {
-    spread_bytes(octet.codes, 0x64646464u, pairs);
+template <int SCALES>
+DEVICE void to_mma_weights(BiasedOctet<SCALES> octet, uint32_t (&pairs)[4]) {
+    spread_codes(octet.codes, 0x64006400u, pairs);
     const uint32_t bias = (0x6400u + static_cast<uint32_t>(octet.bias)) * 0x00010001u;
 #pragma unroll
     for (int i = 0; i < 4; ++i) pairs[i] = half2_subtract(pairs[i], bias);
 }
 
-template <bool HasOffset>
+template <int SCALES>
+DEVICE void to_mma_weights(HalfOctet<SCALES> octet, uint32_t (&pairs)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pairs[i] = octet.pairs[i];
+}
+
+// An octet of a row, as f16 where its format has a short way to them.
+template <typename F = WeightFormat>
+DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet) -> decltype(F::unpack_halves(row, octet)) {
+    constexpr uint32_t octets = F::block_size / 8;
+    return F::unpack_halves(row + static_cast<int64_t>(octet / octets) * MMVQ_TYPE_SIZE, octet % octets);
+}
+
+template <typename F = WeightFormat, typename... Unused>
+DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet, Unused...) {
+    return unpack_octet<F>(row, octet);
+}
+
+// What the operands of this type of octet are multiples of, the other way round.
+template <typename AnyOctet>
 DEVICE constexpr float mma_unit() {
-    return HasOffset ? 16777216.0f : 1.0f;
+    return AnyOctet::are_halves ? kHalfUnit : AnyOctet::has_offset ? 16777216.0f : 1.0f;
 }
 
 #else
 
 constexpr uint32_t kMmaOne = 0x3F803F80u;
 
-DEVICE void mma_activation(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_bf16(sums, a, b); }
+DEVICE void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_bf16(sums, a, b, sums);
+}
+
+DEVICE void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_bf16(sums, a, b, {0.0f, 0.0f, 0.0f, 0.0f});
+}
 
 // 0x43 above a code below 128 is the bfloat16 128 + code.
-DEVICE void to_mma_weights(OffsetOctet octet, uint32_t (&pairs)[4]) {
-    spread_bytes(octet.codes, 0x43434343u, pairs);
+template <int SCALES>
+DEVICE void to_mma_weights(ShiftedOctet<SCALES> octet, uint32_t (&pairs)[4]) {
+    spread_codes(octet.codes, 0x43004300u, pairs);
 #pragma unroll
     for (int i = 0; i < 4; ++i) pairs[i] = bfloat2_subtract(pairs[i], 0x43004300u);
 }
 
 // A bias of 128 means codes of eight bits: their low seven above 128, less 128, and 128 less where the eighth is not set.
-DEVICE void to_mma_weights(Octet octet, uint32_t (&pairs)[4]) {
-    uint32_t less[4];
+template <int SCALES>
+DEVICE void to_mma_weights(BiasedOctet<SCALES> octet, uint32_t (&pairs)[4]) {
     if (octet.bias == kBias) {
-        spread_bytes({octet.codes.lo & 0x7F7F7F7Fu, octet.codes.hi & 0x7F7F7F7Fu}, 0x43434343u, pairs);
-        spread_bytes({~octet.codes.lo & 0x80808080u, ~octet.codes.hi & 0x80808080u}, 0x43434343u, less);
+        uint32_t inverted[4];
+        spread_codes({octet.codes.lo, octet.codes.hi, octet.codes.mask & 0x7F7F7F7Fu}, 0x43004300u, pairs);
+        spread_codes({~octet.codes.lo, ~octet.codes.hi, 0x80808080u}, 0x43004300u, inverted);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pairs[i] = bfloat2_subtract(pairs[i], inverted[i]);
     } else {
-        spread_bytes(octet.codes, 0x43434343u, pairs);
+        spread_codes(octet.codes, 0x43004300u, pairs);
+        const uint32_t bias = (0x4300u + static_cast<uint32_t>(octet.bias)) * 0x00010001u;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) less[i] = (0x4300u + static_cast<uint32_t>(octet.bias)) * 0x00010001u;
+        for (int i = 0; i < 4; ++i) pairs[i] = bfloat2_subtract(pairs[i], bias);
     }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = bfloat2_subtract(pairs[i], less[i]);
 }
 
-template <bool HasOffset>
+template <typename F = WeightFormat>
+DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet) {
+    return unpack_octet<F>(row, octet);
+}
+
+template <typename AnyOctet>
 DEVICE constexpr float mma_unit() {
     return 1.0f;
 }
 
 #endif
 
-// Eight activations of a row as mma operands: as they are, or an f32 cut into three bfloat16 whose sum it is.
+// A float as three bfloat16 whose sum it is: its upper half, that of the rest, and what is left.
+struct BfloatParts {
+    uint32_t part[3];  // each in the upper half of the word
+
+    DEVICE BfloatParts of(float x) {
+        BfloatParts parts;
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+            parts.part[i] = float_to_bits(x) & 0xFFFF0000u;
+            x -= bits_to_float(parts.part[i]);
+        }
+        return parts;
+    }
+};
+
+// The activations of an octet as mma operands, in the order of its weights: as they are, or an f32 cut into three parts.
+// `halves` are the sums of the first and the last four.
 template <int PARTS>
-DEVICE void load_mma_columns(const Element* row, int octet, int n_cols, bool whole_vectors, uint4 (&parts)[PARTS]) {
+DEVICE void load_mma_columns(const Element* row, uint32_t octet, int n_cols, bool whole_vectors, uint4 (&parts)[PARTS],
+                             float (&halves)[2]) {
+    Element x[8];
+    load_elements(row, octet, n_cols, whole_vectors, x);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const Element* y = x + 4 * half;
+        halves[half] = to_float(y[0]) + to_float(y[1]) + (to_float(y[2]) + to_float(y[3]));
+    }
     uint32_t words[PARTS][4];
+#pragma unroll
+    for (int word = 0; word < 4; ++word) {
+        const int first = 4 * (word / 2) + word % 2;
 #if MMVQ_ACTIVATION == 0
-    float x[8];
-    load_activations(row, octet, n_cols, whole_vectors, x);
+        const BfloatParts low = BfloatParts::of(x[first]), high = BfloatParts::of(x[first + 2]);
 #pragma unroll
-    for (int part = 0; part < PARTS; ++part) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const uint32_t first = float_to_bits(x[2 * i]), second = float_to_bits(x[2 * i + 1]);
-            words[part][i] = first >> 16 | (second & 0xFFFF0000u);
-            x[2 * i] -= bits_to_float(first & 0xFFFF0000u);
-            x[2 * i + 1] -= bits_to_float(second & 0xFFFF0000u);
-        }
-    }
+        for (int part = 0; part < PARTS; ++part) words[part][word] = low.part[part] >> 16 | high.part[part];
 #else
-    const Element* source = row + 8 * static_cast<int64_t>(octet);
-    if (whole_vectors) {
-        load_vectors<16>(reinterpret_cast<const uint32_t*>(source), words[0]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            words[0][i] = source[2 * i].bits | static_cast<uint32_t>(source[2 * i + 1].bits) << 16;
-        }
-    }
+        words[0][word] = x[first].bits | static_cast<uint32_t>(x[first + 2].bits) << 16;
 #endif
+    }
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
         parts[part] = {words[part][0], words[part][1], words[part][2], words[part][3]};

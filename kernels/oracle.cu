@@ -27,8 +27,8 @@ KERNEL oracle_dispatches(const GRID_CONSTANT Problem p, double* values, double* 
             for (int c = 0; c < tile.count; ++c) {
                 const Element* x =
                     static_cast<const Element*>(p.activations) + activation_row(p, tile.first + c) * p.n_cols;
-                for (int i = 0; i < 8 && 8 * octet + i < p.n_cols; ++i) {
-                    const double product = static_cast<double>(w[i]) * static_cast<double>(to_float(x[8 * octet + i]));
+                for (uint32_t i = 0; i < 8 && weight_in_row(octet, i) < p.n_cols; ++i) {
+                    const double product = static_cast<double>(w[i]) * static_cast<double>(to_float(x[weight_in_row(octet, i)]));
                     sums[c] += product;
                     absolute_sums[c] += product < 0 ? -product : product;
                 }

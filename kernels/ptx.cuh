@@ -19,7 +19,6 @@
 #define GRID_CONSTANT
 #define KERNEL extern "C" void
 #define KERNEL_BOUNDED(...) extern "C" void
-#define KERNEL_ALONE(threads) extern "C" void
 struct alignas(8) uint2 {
     uint32_t x, y;
 };
@@ -48,8 +47,6 @@ using uint64_t = unsigned long long;
 #define GRID_CONSTANT __grid_constant__  // a parameter that stays in constant memory even when its address is taken
 #define KERNEL extern "C" __global__ void
 #define KERNEL_BOUNDED(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)  // threads, blocks
-// One block on a multiprocessor is all that is asked for, so a thread may have as many registers as fit.
-#define KERNEL_ALONE(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 #endif
 
 // Reads one T at `p`, which is aligned to sizeof(T).
@@ -128,6 +125,28 @@ DEVICE uint32_t byte_permute(uint32_t low, uint32_t high, uint32_t selector) {
 #endif
 }
 
+// word >> 8, before any mask: a compiler that masks first shifts again for every other mask.
+DEVICE uint32_t shift_right_8(uint32_t word) {
+#ifdef MMVQ_HOST
+    return word >> 8;
+#else
+    uint32_t result;
+    asm("shr.u32 %0, %1, 8;" : "=r"(result) : "r"(word));
+    return result;
+#endif
+}
+
+// (word & mask) | bits as one instruction; compilers turn the second step into an addition of its own.
+DEVICE uint32_t and_or(uint32_t word, uint32_t mask, uint32_t bits) {
+#ifdef MMVQ_HOST
+    return (word & mask) | bits;
+#else
+    uint32_t result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(result) : "r"(word), "r"(mask), "r"(bits));
+    return result;
+#endif
+}
+
 DEVICE uint32_t count_ones(uint32_t bits) {
 #ifdef MMVQ_HOST
     return static_cast<uint32_t>(__builtin_popcount(bits));
@@ -152,6 +171,7 @@ void host_warp_exchange(const void* mine, uint32_t size, void* all, const char* 
 void host_named_barrier(uint32_t id, uint32_t n_threads, const char* file, int line);
 void host_barrier_init(uint64_t* barrier, uint32_t n_arrivals, const char* file, int line);
 void host_barrier_arrive(uint64_t* barrier, uint32_t expected_bytes, const char* file, int line);
+void host_barrier_expect(uint64_t* barrier, uint32_t bytes, const char* file, int line);
 void host_barrier_wait(uint64_t* barrier, uint32_t parity, const char* file, int line);
 // Arrives some time later: at `barrier`, or (null) with the thread's group of copies.
 void host_copy(void* to, const void* from, uint32_t n_bytes, uint64_t* barrier, const char* file, int line);
@@ -247,10 +267,16 @@ DEVICE void barrier_init(uint64_t* barrier, uint32_t n_arrivals, CALLER) {
 
 DEVICE void barrier_init_done() {}
 
+DEVICE uint8_t* keep_in_register(uint8_t* p) { return p; }
+
 DEVICE void barrier_arrive(uint64_t* barrier, CALLER) { host_barrier_arrive(barrier, 0, file, line); }
 
 DEVICE void barrier_arrive_expect(uint64_t* barrier, uint32_t n_bytes, CALLER) {
     host_barrier_arrive(barrier, n_bytes, file, line);
+}
+
+DEVICE void barrier_expect(uint64_t* barrier, uint32_t n_bytes, CALLER) {
+    host_barrier_expect(barrier, n_bytes, file, line);
 }
 
 DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity, CALLER) { host_barrier_wait(barrier, parity, file, line); }
@@ -261,11 +287,18 @@ DEVICE void copy_bulk(void* to, const void* from, uint32_t n_bytes, uint64_t* ba
 
 DEVICE void copy_async(void* to, const void* from, CALLER) { host_copy(to, from, 16, nullptr, file, line); }
 
+DEVICE void start_overlapped() {}  // grids run one after the other here
+
 DEVICE void copy_async_commit() { host_copy_commit(); }
 
 template <int Groups>
 DEVICE void copy_async_wait() {
     host_copy_wait(Groups);
+}
+
+DEVICE uint4 load_shared_if(bool is_wanted, const uint8_t* p) {
+    const uint32_t junk = 0x7FFF7FFFu;
+    return is_wanted ? load<uint4>(p) : uint4{junk, junk, junk, junk};
 }
 
 // ---- Tensor cores. Fragments as in the PTX manual; a sum is exact here and rounded once, a GPU's may differ from it.
@@ -281,7 +314,8 @@ DEVICE void load_matrices(uint32_t (&words)[4], const void* row, CALLER) {
 }
 
 template <float (*Widen)(uint16_t)>
-DEVICE void mma_16bit(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char* file, int line) {
+DEVICE void mma_16bit(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], const char* file,
+                      int line) {
     const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     uint32_t all[32][6];
     host_warp_exchange(mine, sizeof(mine), all, file, line);
@@ -294,16 +328,16 @@ DEVICE void mma_16bit(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)
             const uint32_t right = all[4 * column + k % 8 / 2][4 + k / 8] >> 16 * (k % 2);
             sum += static_cast<double>(Widen(static_cast<uint16_t>(left))) * Widen(static_cast<uint16_t>(right));
         }
-        c[i] = static_cast<float>(sum);
+        d[i] = static_cast<float>(sum);
     }
 }
 
-DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], CALLER) {
-    mma_16bit<half_to_float>(c, a, b, file, line);
+DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], CALLER) {
+    mma_16bit<half_to_float>(d, a, b, c, file, line);
 }
 
-DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], CALLER) {
-    mma_16bit<bfloat_to_float>(c, a, b, file, line);
+DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], CALLER) {
+    mma_16bit<bfloat_to_float>(d, a, b, c, file, line);
 }
 
 #else
@@ -386,6 +420,12 @@ DEVICE int32_t dynamic_shared_bytes() {
 
 DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
+// The same pointer, but one that the compiler does not compute again at every use.
+DEVICE uint8_t* keep_in_register(uint8_t* p) {
+    asm volatile("" : "+l"(p));
+    return p;
+}
+
 // One thread sets barriers in shared memory up, each for `n_arrivals` arrivals a phase; then follow barrier_init_done and
 // a block_barrier.
 DEVICE void barrier_init(uint64_t* barrier, uint32_t n_arrivals) {
@@ -402,6 +442,12 @@ DEVICE void barrier_arrive(uint64_t* barrier) {
 // Arrives; the phase ends only when `n_bytes` more have been copied.
 DEVICE void barrier_arrive_expect(uint64_t* barrier, uint32_t n_bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(n_bytes)
+                 : "memory");
+}
+
+// The phase ends only when `n_bytes` more have been copied.
+DEVICE void barrier_expect(uint64_t* barrier, uint32_t n_bytes) {
+    asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(n_bytes)
                  : "memory");
 }
 
@@ -431,6 +477,29 @@ DEVICE void copy_async(void* to, const void* from) {
 
 DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
+// Reads 16 bytes of shared memory at `p`, aligned to 16; where they are not wanted the words are unspecified.
+DEVICE uint4 load_shared_if(bool is_wanted, const uint8_t* p) {
+    uint4 words;
+    asm volatile("{\n"
+                 ".reg .pred wanted;\n"
+                 "setp.ne.u32 wanted, %5, 0;\n"
+                 "@wanted ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 "}"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "r"(shared_address(p)), "r"(static_cast<uint32_t>(is_wanted)));
+    return words;
+}
+
+// Every kernel that a plan launches as overlapping (Launch.overlaps) calls this before it touches global memory: the next
+// kernel of the stream may be set up from now on, and all that the kernels before this one wrote is there afterwards.
+// Without the launch attribute, and before sm_90, it does nothing.
+DEVICE void start_overlapped() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n"
+                 "griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Waits until at most `Groups` of the thread's groups are on their way.
 template <int Groups>
 DEVICE void copy_async_wait() {
@@ -447,19 +516,19 @@ DEVICE void load_matrices(uint32_t (&words)[4], const void* row) {
                  : "memory");
 }
 
-// c[16, 8] += a[16, 16] * b[16, 8]; a by rows, b by columns, c in float.
-DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+// d[16, 8] = a[16, 16] * b[16, 8] + c; a by rows, b by columns, c and d in float, and they may be the same.
+DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        "{%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        "{%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
 #endif
@@ -558,14 +627,19 @@ DEVICE void atomic_add_bfloat(uint16_t* target, float value) {
 
 DEVICE uint64_t address_of(const void* p) { return reinterpret_cast<uint64_t>(p); }
 
-// Reads Bytes bytes at `from`, aligned to 16 and a multiple of 16, into `to`.
+// Reads Bytes bytes (8, or a multiple of 16) at `from`, aligned to 8 or 16, into `to`.
 template <int Bytes, typename T>
 DEVICE void load_vectors(const T* from, T* to) {
-    static_assert(Bytes % 16 == 0, "whole vectors");
-    uint4 vectors[Bytes / 16];
+    static_assert(Bytes == 8 || Bytes % 16 == 0, "whole vectors");
+    if constexpr (Bytes == 8) {
+        const uint2 vector = *reinterpret_cast<const uint2*>(from);
+        memcpy(to, &vector, Bytes);
+    } else {
+        uint4 vectors[Bytes / 16];
 #pragma unroll
-    for (int i = 0; i < Bytes / 16; ++i) vectors[i] = reinterpret_cast<const uint4*>(from)[i];
-    memcpy(to, vectors, Bytes);
+        for (int i = 0; i < Bytes / 16; ++i) vectors[i] = reinterpret_cast<const uint4*>(from)[i];
+        memcpy(to, vectors, Bytes);
+    }
 }
 
 // Read once and written once: evicted from the caches first.

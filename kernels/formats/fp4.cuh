@@ -3,6 +3,13 @@
 
 #include "codebooks.generated"
 
+// The nibbles at bits 8 to 11 (upper: 12 to 15) of both halves of a word as f16: sign, exponent and mantissa of E2M1 at the top
+// of f16's fields give 2^-14 of the value, zero and subnormals included; the table's doubled values are kHalfUnit times it.
+DEVICE uint32_t e2m1_to_half2(uint32_t word, bool upper) {
+    const uint32_t magnitude = (upper ? word >> 3 : word << 1) & 0x0E000E00u;
+    return and_or(upper ? word : word << 4, 0x80008000u, magnitude);
+}
+
 // w = d * value; d is a power of two. Rows are 1-byte aligned, so codes are read byte by byte.
 template <>
 struct Format<39> {  // MXFP4
@@ -12,14 +19,22 @@ struct Format<39> {  // MXFP4
     };
     static constexpr int block_size = 32;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = true;
 
     // Half of 2^(e - 127); subnormal for the two smallest codes, and 255 is 2^127, not NaN (ggml_e8m0_to_fp32_half).
     DEVICE float half_scale(uint32_t e) { return bits_to_float(e < 2 ? 0x00200000u << e : (e - 1) << 23); }
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        const Bytes8 codes = nibbles(load_u8x8<1>(b.qs + 8 * (octet & 1)), 4 * (octet >> 1));
+        const Bytes8 codes = both_nibbles(load_u8x4<1>(b.qs + 4 * octet));
         return {look_up(e2m1_doubled(), codes), kBias, half_scale(b.e)};
+    }
+
+    DEVICE HalfOctet<1> unpack_halves(const uint8_t* block, uint32_t octet) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint32_t odd = load_u8x4<1>(b.qs + 4 * octet), even = odd << 8;
+        return {{e2m1_to_half2(even, false), e2m1_to_half2(odd, false), e2m1_to_half2(even, true), e2m1_to_half2(odd, true)},
+                half_scale(b.e)};
     }
 };
 
@@ -32,6 +47,7 @@ struct Format<40> {  // NVFP4
     };
     static constexpr int block_size = 64;
     static constexpr int scale_group = 16;
+    static constexpr bool is_split = true;
 
     // Half of an unsigned E4M3 number, through binary16: the same bits there are 2^-8 times it. Bit 7 is ignored; 0x7F,
     // NaN by the standard, is 0 (ggml_ue4m3_to_fp32).
@@ -39,9 +55,21 @@ struct Format<40> {  // NVFP4
         return code == 0x7F ? 0.0f : half_to_float(static_cast<uint16_t>((code & 0x7F) << 7)) * 128.0f;
     }
 
-    DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
+    DEVICE SplitOctet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        const Bytes8 codes = nibbles(load_u8x8<4>(b.qs + 8 * (octet >> 1)), 4 * (octet & 1));
-        return {look_up(e2m1_doubled(), codes), kBias, half_scale(b.d[octet >> 1])};
+        const uint32_t half = octet >> 2, byte = 16 * half + 4 * (octet & 1);
+        const Bytes8 bytes = {load_u8x4<4>(b.qs + byte), load_u8x4<4>(b.qs + byte + 8)};
+        const Bytes8 codes = nibbles(bytes, 2 * (octet & 2));
+        return {look_up(e2m1_doubled(), codes), kBias, {half_scale(b.d[2 * half]), half_scale(b.d[2 * half + 1])}};
+    }
+
+    DEVICE HalfOctet<2> unpack_halves(const uint8_t* block, uint32_t octet) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint32_t half = octet >> 2, byte = 16 * half + 4 * (octet & 1), shift = 4 - 2 * (octet & 2);
+        // The wanted nibbles to the upper ones of their bytes.
+        const uint32_t first = load_u8x4<4>(b.qs + byte) << shift, second = load_u8x4<4>(b.qs + byte + 8) << shift;
+        return {{e2m1_to_half2(first << 8, true), e2m1_to_half2(first, true), e2m1_to_half2(second << 8, true),
+                 e2m1_to_half2(second, true)},
+                {half_scale(b.d[2 * half]), half_scale(b.d[2 * half + 1])}};
     }
 };

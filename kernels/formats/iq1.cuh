@@ -22,6 +22,7 @@ struct Format<19> {  // IQ1_S
     };
     static constexpr int block_size = 256;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = false;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -41,6 +42,7 @@ struct Format<29> {  // IQ1_M
     };
     static constexpr int block_size = 256;
     static constexpr int scale_group = 16;
+    static constexpr bool is_split = false;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

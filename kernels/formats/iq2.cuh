@@ -17,6 +17,7 @@ struct Format<16> {  // IQ2_XXS
     };
     static constexpr int block_size = 256;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = false;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -37,6 +38,7 @@ struct Format<17> {  // IQ2_XS
     };
     static constexpr int block_size = 256;
     static constexpr int scale_group = 16;
+    static constexpr bool is_split = false;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -58,6 +60,7 @@ struct Format<22> {  // IQ2_S
     };
     static constexpr int block_size = 256;
     static constexpr int scale_group = 16;
+    static constexpr bool is_split = false;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

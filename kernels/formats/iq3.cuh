@@ -13,6 +13,7 @@ struct Format<18> {  // IQ3_XXS
     };
     static constexpr int block_size = 256;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = false;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
@@ -36,6 +37,7 @@ struct Format<21> {  // IQ3_S
     };
     static constexpr int block_size = 256;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = false;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

@@ -12,10 +12,11 @@ struct Format<20> {  // IQ4_NL
     };
     static constexpr int block_size = 32;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = true;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        const Bytes8 codes = nibbles(load_u8x8<2>(b.qs + 8 * (octet & 1)), 4 * (octet >> 1));
+        const Bytes8 codes = both_nibbles(load_u8x4<2>(b.qs + 4 * octet));
         return {look_up(iq4_nl_values(), codes), kBias, half_to_float(b.d)};
     }
 };
@@ -31,14 +32,15 @@ struct Format<23> {  // IQ4_XS
     };
     static constexpr int block_size = 256;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = true;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint32_t sub = octet >> 2;
-        const Bytes8 codes = nibbles(load_u8x8<8>(b.qs + 16 * sub + 8 * (octet & 1)), 2 * (octet & 2));
+        const Bytes8 codes = both_nibbles(load_u8x4<4>(b.qs + 16 * sub + 4 * (octet & 3)));
         const uint2 head = load<uint2>(block);
         const uint32_t scale6 = (head.y >> 4 * sub & 15) | (head.x >> (16 + 2 * sub) & 3) << 4;
         const float scale = byte_above_two23(scale6, 0) - (kTwo23 + 32.0f);
-        return {look_up(iq4_nl_values(), codes), kBias, half_to_float(static_cast<uint16_t>(head.x)) * scale};
+        return {look_up(iq4_nl_values(), codes), kBias, {scale}, half_to_float(static_cast<uint16_t>(head.x))};
     }
 };

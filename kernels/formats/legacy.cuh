@@ -1,5 +1,5 @@
 // ggml's 32-weight blocks: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 (layouts: ggml-common.h).
-// 4-bit codes: byte i holds weight i in its low and weight i + 16 in its high nibble; octets o and o + 2 share bytes.
+// 4-bit codes: byte i holds weight i in its low and weight i + 16 in its high nibble, so four bytes make a split octet.
 
 // w = d * (q - 8). Rows are 2-byte aligned.
 template <>
@@ -10,10 +10,11 @@ struct Format<2> {  // Q4_0
     };
     static constexpr int block_size = 32;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = true;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        const Bytes8 codes = nibbles(load_u8x8<2>(b.qs + 8 * (octet & 1)), 4 * (octet >> 1));
+        const Bytes8 codes = both_nibbles(load_u8x4<2>(b.qs + 4 * octet));
         return {codes, 8.0f, half_to_float(b.d)};
     }
 };
@@ -27,10 +28,11 @@ struct Format<3> {  // Q4_1
     };
     static constexpr int block_size = 32;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = true;
 
     DEVICE OffsetOctet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        const Bytes8 codes = nibbles(load_u8x8<4>(b.qs + 8 * (octet & 1)), 4 * (octet >> 1));
+        const Bytes8 codes = both_nibbles(load_u8x4<4>(b.qs + 4 * octet));
         return {codes, half_to_float(b.d), half_to_float(b.m)};
     }
 };
@@ -45,11 +47,12 @@ struct Format<6> {  // Q5_0
     };
     static constexpr int block_size = 32;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = true;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        const Bytes8 low = nibbles(load_u8x8<2>(b.qs + 8 * (octet & 1)), 4 * (octet >> 1));
-        return {merge<4>(low, spread_bits8(b.qh[octet])), 16.0f, half_to_float(b.d)};
+        const Bytes8 low = both_nibbles(load_u8x4<2>(b.qs + 4 * octet));
+        return {merge<4>(low, spread_halves(load_u8x4<2>(b.qh), octet)), 16.0f, half_to_float(b.d)};
     }
 };
 
@@ -63,11 +66,12 @@ struct Format<7> {  // Q5_1
     };
     static constexpr int block_size = 32;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = true;
 
     DEVICE OffsetOctet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        const Bytes8 low = nibbles(load_u8x8<8>(b.qs + 8 * (octet & 1)), 4 * (octet >> 1));
-        return {merge<4>(low, spread_bits8(b.qh[octet])), half_to_float(b.d), half_to_float(b.m)};
+        const Bytes8 low = both_nibbles(load_u8x4<4>(b.qs + 4 * octet));
+        return {merge<4>(low, spread_halves(load_u8x4<4>(b.qh), octet)), half_to_float(b.d), half_to_float(b.m)};
     }
 };
 
@@ -80,6 +84,7 @@ struct Format<8> {  // Q8_0
     };
     static constexpr int block_size = 32;
     static constexpr int scale_group = 32;
+    static constexpr bool is_split = false;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

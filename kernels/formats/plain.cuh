@@ -7,6 +7,7 @@ struct Format<0> {  // F32
         float value;
     };
     static constexpr int block_size = 1;
+    static constexpr bool is_split = false;
 
     DEVICE float decode_one(const uint8_t* block) { return load<float>(block); }
 
@@ -25,6 +26,7 @@ struct Plain16 {
         uint16_t value;
     };
     static constexpr int block_size = 1;
+    static constexpr bool is_split = false;
 
     DEVICE float decode_one(const uint8_t* block) { return Convert(load<uint16_t>(block)); }
 

@@ -12,6 +12,7 @@ struct Format<34> {  // TQ1_0
     };
     static constexpr int block_size = 256;
     static constexpr int scale_group = 256;
+    static constexpr bool is_split = false;
 
     // Digit number log3(power) of the four bytes, two of them at a time in 16-bit lanes.
     DEVICE uint32_t digits(uint32_t bytes, uint32_t power) {
@@ -48,6 +49,7 @@ struct Format<35> {  // TQ2_0
     };
     static constexpr int block_size = 256;
     static constexpr int scale_group = 256;
+    static constexpr bool is_split = false;
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);

@@ -1,23 +1,59 @@
 // How packed codes become floats: eight codes travel as the bytes of two words, and each byte becomes a float with
 // one byte permute and one exact subtraction (no integer-to-float conversion, which runs at a quarter of the rate).
 
-// Eight bytes in memory order: bytes 0..3 in lo, 4..7 in hi.
+// Eight bytes in memory order: bytes 0..3 in lo, 4..7 in hi. In codes only the bits of `mask` count: where several octets
+// share bytes, what is done before the mask is done once.
 struct Bytes8 {
     uint32_t lo, hi;
+    uint32_t mask = 0xFFFFFFFFu;
 };
 
-// Eight consecutive weights: w[i] = scale * (code[i] - bias). bias is an integer, so the difference is exact.
-struct Octet {
+// Eight weights: w[i] = (d * scale) * (code[i] - bias). bias is an integer, so the difference is exact. With two scales, the
+// first belongs to weights 0..3 and the second to weights 4..7. `d` is a factor of all scales of the block: a kernel may put
+// it on the sum over the block, (d * scale) is ggml's rounding.
+template <int SCALES>
+struct BiasedOctet {
     static constexpr bool has_offset = false;
+    static constexpr bool are_halves = false;
+    static constexpr int n_scales = SCALES;
     Bytes8 codes;
-    float bias, scale;
+    float bias, scale[SCALES];
+    float d = 1.0f;
 };
+using Octet = BiasedOctet<1>;
+using SplitOctet = BiasedOctet<2>;
 
-// Eight consecutive weights: w[i] = scale * code[i] + offset.
-struct OffsetOctet {
+// Eight weights: w[i] = (d * scale) * code[i] + offset.
+template <int SCALES>
+struct ShiftedOctet {
     static constexpr bool has_offset = true;
+    static constexpr bool are_halves = false;
+    static constexpr int n_scales = SCALES;
     Bytes8 codes;
-    float scale, offset;
+    float scale[SCALES], offset[SCALES];
+    float d = 1.0f;
+};
+using OffsetOctet = ShiftedOctet<1>;
+using SplitOffsetOctet = ShiftedOctet<2>;
+
+// Eight weights as f16, in pairs (0, 2), (1, 3), (4, 6), (5, 7): w[i] = scale * (kHalfUnit * value[i]).
+template <int SCALES>
+struct HalfOctet {
+    static constexpr bool has_offset = false;
+    static constexpr bool are_halves = true;
+    static constexpr int n_scales = SCALES;
+    uint32_t pairs[4];
+    float scale[SCALES];
+    float d = 1.0f;
+};
+static constexpr float kHalfUnit = 32768.0f;
+
+// The offsets of 256 weights, in GROUPS equal groups: offset[g] = -factor * code[g], codes below 128 as bytes.
+template <int GROUPS>
+struct Mins {
+    static constexpr int n_groups = GROUPS;
+    uint32_t codes[GROUPS / 4];
+    float factor;
 };
 
 // Reads four bytes at `p`, which is aligned to Align bytes.
@@ -45,12 +81,36 @@ DEVICE Bytes8 load_u8x8(const uint8_t* p) {
     }
 }
 
+// Four bytes at `p` and the four 16 bytes on: a split octet where a byte holds bits of one of 32 weights.
+template <int Align>
+DEVICE Bytes8 load_halves(const uint8_t* p) {
+    return {load_u8x4<Align>(p), load_u8x4<Align>(p + 16)};
+}
+
 // The bits of `mask` in every byte, after a shift right.
 DEVICE Bytes8 field(Bytes8 bytes, uint32_t shift, uint32_t mask) {
     return {bytes.lo >> shift & mask, bytes.hi >> shift & mask};
 }
 
 DEVICE Bytes8 nibbles(Bytes8 bytes, uint32_t shift) { return field(bytes, shift, 0x0F0F0F0Fu); }
+
+// The upper or lower nibble of every byte as a code. As f16 operands upper nibbles stay where they are and count in
+// sixteenths; bfloat16 has no room for that.
+struct Nibbles {
+    Bytes8 codes;
+    bool in_sixteenths;
+};
+
+DEVICE Nibbles nibbles_in_place(Bytes8 bytes, bool upper) {
+#if MMVQ_ACTIVATION == 1
+    return {{bytes.lo, bytes.hi, upper ? 0xF0F0F0F0u : 0x0F0F0F0Fu}, upper};
+#else
+    return {nibbles(bytes, upper ? 4 : 0), false};
+#endif
+}
+
+// A split octet where four bytes hold a weight in each nibble.
+DEVICE Bytes8 both_nibbles(uint32_t bytes) { return {bytes & 0x0F0F0F0Fu, bytes >> 4 & 0x0F0F0F0Fu}; }
 
 // Puts `high` above the lowest Position bits of each byte of `low`.
 template <int Position>
@@ -64,6 +124,11 @@ DEVICE uint32_t spread_bits(uint32_t bits) { return (bits & 15) * 0x00204081u & 
 // Bit i of `bits` (eight of them), as bit 0 of byte i.
 DEVICE Bytes8 spread_bits8(uint32_t bits) { return {spread_bits(bits), spread_bits(bits >> 4 & 15)}; }
 
+// A split octet's bits: bit i of `bits` belongs to weight i of 32.
+DEVICE Bytes8 spread_halves(uint32_t bits, uint32_t octet) {
+    return {spread_bits(bits >> 4 * octet), spread_bits(bits >> (4 * octet + 16))};
+}
+
 static constexpr float kTwo23 = 8388608.0f;
 
 // 2^23 + byte `index` of `word`, exactly.
@@ -72,6 +137,11 @@ DEVICE float byte_above_two23(uint32_t word, uint32_t index) {
 }
 
 DEVICE float byte_to_float(uint32_t word, uint32_t index) { return byte_above_two23(word, index) - kTwo23; }
+
+// A sixteenth of byte `index` of `word`, exactly: it lies as far below 2^19 as a byte below 2^23.
+DEVICE float sixteenth_of_byte(uint32_t word, uint32_t index) {
+    return bits_to_float(byte_permute(word, 0x49000000u, 0x7440u | index)) - 524288.0f;
+}
 
 // Signed values stored as bytes with this much added: what codebooks hold and what `negate_bytes` needs.
 static constexpr float kBias = 128.0f;
@@ -111,20 +181,20 @@ DEVICE Bytes8 look_up(Table16 table, Bytes8 nibble) {
 // The integers that scale and offset apply to, as exact floats.
 DEVICE void to_integers(Bytes8 codes, float bias, float (&q)[8]) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) q[i] = byte_above_two23(i < 4 ? codes.lo : codes.hi, i & 3) - (kTwo23 + bias);
+    for (int i = 0; i < 8; ++i) {
+        q[i] = byte_above_two23((i < 4 ? codes.lo : codes.hi) & codes.mask, i & 3) - (kTwo23 + bias);
+    }
 }
-
-DEVICE void to_integers(Octet octet, float (&q)[8]) { to_integers(octet.codes, octet.bias, q); }
-
-DEVICE void to_integers(OffsetOctet octet, float (&q)[8]) { to_integers(octet.codes, 0.0f, q); }
 
 // The weights, rounded as ggml does: after the product and, with an offset, once more after the sum.
 template <typename AnyOctet>
 DEVICE void to_weights(AnyOctet octet, float (&w)[8]) {
-    to_integers(octet, w);
+    if constexpr (AnyOctet::has_offset) to_integers(octet.codes, 0.0f, w);
+    else to_integers(octet.codes, octet.bias, w);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-        w[i] = octet.scale * w[i];
-        if constexpr (AnyOctet::has_offset) w[i] = w[i] + octet.offset;
+        const int half = i / 4 * (AnyOctet::n_scales - 1);
+        w[i] = octet.d * octet.scale[half] * w[i];
+        if constexpr (AnyOctet::has_offset) w[i] = w[i] + octet.offset[half];
     }
 }

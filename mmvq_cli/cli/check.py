@@ -86,6 +86,8 @@ def check(
 
     mmvq check model.gguf --tokens 1,8
 
+    mmvq check --matrix full --engine cuda --prefer reference
+
     The matrix has all three dtypes and its own sizes, routings and seeds. Nothing is timed.
     """
     from mmvq_cli.cli.execute import OutputChoice, announce_engine, execute, print_cases
@@ -101,12 +103,11 @@ def check(
         "routing": routing,
         "seed": seed,
         "accumulate": accumulate,
-        "prefer": prefer,
     }
     if model is None and preset is None and suite is None:
-        chosen = _matrix(matrix or "quick", formats, dtype, axes)
+        chosen = _matrix(matrix or "quick", formats, dtype, prefer, axes)
     else:
-        chosen = _sources(model, preset, suite, matrix, formats, given_axes(dtype=dtype, **axes))
+        chosen = _sources(model, preset, suite, matrix, formats, given_axes(dtype=dtype, prefer=prefer, **axes))
     chosen = chosen.matching(pattern)
     if list_only:
         print_cases(chosen)
@@ -115,7 +116,7 @@ def check(
     execute(chosen, settings, choice)
 
 
-def _matrix(matrix: str, formats: str | None, dtype: str | None, axes: dict[str, Any]) -> Any:
+def _matrix(matrix: str, formats: str | None, dtype: str | None, prefer: str | None, axes: dict[str, Any]) -> Any:
     """The matrix's suite.
 
     Raises `UsageError` for options that only tensors have.
@@ -128,10 +129,11 @@ def _matrix(matrix: str, formats: str | None, dtype: str | None, axes: dict[str,
     if given:
         raise UsageError(
             f"--{given[0].replace('_', '-')} needs a MODEL, --preset or --suite",
-            "the matrix has its own axes; choose from it with --formats, --dtype and -k",
+            "the matrix has its own axes; choose from it with --formats, --dtype, --prefer and -k",
         )
-    dtypes = given_axes(dtype=dtype).get("dtypes", tuple(Dtype))
-    return matrix_suite(matrix, tuple(name.strip() for name in formats.split(",")) if formats else (), dtypes)
+    chosen_axes = given_axes(dtype=dtype, prefer=prefer)
+    names = tuple(name.strip() for name in formats.split(",")) if formats else ()
+    return matrix_suite(matrix, names, chosen_axes.get("dtypes", tuple(Dtype)), chosen_axes.get("preference"))
 
 
 def _sources(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -52,8 +52,13 @@ FULL = Grid(
 )
 
 
-def matrix_suite(matrix: str, formats: Sequence[str] = (), dtypes: Sequence[Dtype] = tuple(Dtype)) -> Suite:
-    """The cases of one of `MATRICES`, for some formats (all) and dtypes.
+def matrix_suite(
+    matrix: str,
+    formats: Sequence[str] = (),
+    dtypes: Sequence[Dtype] = tuple(Dtype),
+    preference: Preference | None = None,
+) -> Suite:
+    """The cases of one of `MATRICES`, for some formats (all) and dtypes; `preference` instead of each case's own.
 
     Raises `UsageError` for an unknown matrix, `Unsupported` for a format without a kernel.
     """
@@ -61,6 +66,8 @@ def matrix_suite(matrix: str, formats: Sequence[str] = (), dtypes: Sequence[Dtyp
         raise UsageError(f"there is no matrix {matrix!r}", f"known: {', '.join(MATRICES)}")
     chosen = [find_format(name) for name in formats] or list(FORMATS.values())
     cases = {"quick": _quick, "full": _full, "sanitizer": _sanitizer}[matrix](chosen, tuple(dtypes))
+    if preference is not None:
+        cases = (replace(case, preference=preference) for case in cases)
     return Suite(f"check-{matrix}", MATRICES[matrix], tuple(cases))
 
 
@@ -217,19 +224,37 @@ _SANITIZED = (
     (Edge(name="atomic", output_mode=OutputMode.ADD), "repeated", 2, Accumulate.ATOMIC),
     (Edge(name="added", activation_rows=Rows.DISPATCH, output_mode=OutputMode.ADD), "last", 2, Accumulate.ORDERED),
 )
-_SANITIZED_PER_VARIANT = 2
+_SANITIZED_CROWDS = ((4, 6), (1, 12), (4, 6), (1, 40), (4, 9))  # experts, tokens
 # Sums that are too long or too wide for one block of the kernels around the product; one format is enough for them.
 _SANITIZED_SUMS = {"8400-dispatches-summed": (1, 4200), "600-rows-summed": (600, 3)}  # name -> rows, tokens
 _SANITIZED_SUMS_FORMAT = "Q8_0"
 
 
 def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator[EdgeCase]:
-    """Two modes for each format and dtype, in turn, so that each dtype meets all of them; and the large sums."""
+    """Two modes for each format and dtype, in turn, so that each dtype meets all of them; and the large sums.
+
+    The first takes the plan's own kernel, with tiles of every width in turn, the second the plain one.
+    """
     turn = 0
     for format, dtype in product(formats, dtypes):
-        for _ in range(_SANITIZED_PER_VARIANT):
+        for preference in (Preference.AUTO, Preference.REFERENCE):
             edge, routing, top_k, accumulate = _SANITIZED[turn % len(_SANITIZED)]
-            yield _case(format, dtype, edge, routing=routing, top_k=top_k, accumulate=accumulate)
+            experts, tokens = _SANITIZED_CROWDS[turn // 2 % len(_SANITIZED_CROWDS)]
+            if preference is Preference.REFERENCE:
+                experts, tokens = _SANITIZED_CROWDS[0]
+            if experts == 1:
+                routing, top_k = "uniform", 1
+            case = _case(
+                format,
+                dtype,
+                edge,
+                routing=routing,
+                top_k=top_k,
+                accumulate=accumulate,
+                experts=experts,
+                tokens=tokens,
+            )
+            yield replace(case, preference=preference)
             turn += 1
         if format.name == _SANITIZED_SUMS_FORMAT:
             for name, (rows, tokens) in _SANITIZED_SUMS.items():

@@ -31,12 +31,14 @@ class Format:
     """One GGML quantization type: `block_size` weights in `type_size` bytes.
 
     `family` names the file `kernels/formats/<family>.cuh` with the device struct; `scales` are the fields that make
-    random bytes a valid block when they hold sane values (layouts: ggml-common.h of ggml).
+    random bytes a valid block when they hold sane values (layouts: ggml-common.h of ggml). `min_groups`: how many
+    groups of 256 weights have an offset that is a small integer times one float (the struct's `mins`), or 0.
     """
 
     type: GGML
     family: str
     scales: tuple[ScaleField, ...] = ()
+    min_groups: int = 0
 
     @property
     def name(self) -> str:
@@ -86,10 +88,10 @@ _ROWS = (
     Format(GGML.Q5_0, "legacy", _f16(0)),
     Format(GGML.Q5_1, "legacy", _f16(0, 2)),
     Format(GGML.Q8_0, "legacy", _f16(0)),
-    Format(GGML.Q2_K, "k_quants", _f16(80, 82)),
+    Format(GGML.Q2_K, "k_quants", _f16(80, 82), min_groups=16),
     Format(GGML.Q3_K, "k_quants", _f16(108)),
-    Format(GGML.Q4_K, "k_quants", _f16(0, 2)),
-    Format(GGML.Q5_K, "k_quants", _f16(0, 2)),
+    Format(GGML.Q4_K, "k_quants", _f16(0, 2), min_groups=8),
+    Format(GGML.Q5_K, "k_quants", _f16(0, 2), min_groups=8),
     Format(GGML.Q6_K, "k_quants", _f16(208)),
     Format(GGML.Q8_K, "k_quants", (ScaleField("f32", 0),)),
     Format(GGML.MXFP4, "fp4", (ScaleField("e8m0", 0),)),

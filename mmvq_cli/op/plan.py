@@ -27,7 +27,12 @@ class Preference(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One kernel launch: an entry point of a file in kernels/, its compile-time values, grid and block in threads."""
+    """One kernel launch: an entry point of a file in kernels/, its compile-time values, grid and block in threads.
+
+    `values` are the int32 fields of a struct that follows the problem, by name; `shared_bytes` is dynamic shared
+    memory. `overlaps`: the kernel may be set up while the one before it in the stream ends (programmatic dependent
+    launch), and waits for that one itself.
+    """
 
     entry: str
     source: str
@@ -35,6 +40,8 @@ class Launch:
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared_bytes: int = 0
+    values: tuple[tuple[str, int], ...] = ()
+    overlaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

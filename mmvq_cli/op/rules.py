@@ -6,7 +6,7 @@ A new kernel family is a new rule with its own builder. `mmvq plan` prints the r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmvq_cli.errors import Unsupported
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, Dtype
@@ -142,7 +142,7 @@ def _build_stream(d: Descriptor, device: Device) -> Choice:
     return Choice(
         rule="stream",
         reason=f"each tile of up to {shape.columns} dispatches streams its rows through shared memory once, in "
-        f"{shape.stages} stages of {shape.segment} weights; exact products on the tensor cores",
+        f"{shape.n_stages} stages of {shape.segment} weights; exact products on the tensor cores",
         sku=_sku("stream", d, device),
         guarantee=PrecisionGuarantee(
             math="f16" if d.dtype is Dtype.F16 else "bf16",
@@ -152,7 +152,8 @@ def _build_stream(d: Descriptor, device: Device) -> Choice:
             bit_stable_on_same_hardware=not atomic,
             batch_invariant=not atomic,
         ),
-        launches=tuple(_surrounded(d, _stream(d, device, shape))),
+        # Each of these kernels waits for the one before it by itself.
+        launches=tuple(replace(launch, overlaps=True) for launch in _surrounded(d, _stream(d, device, shape))),
         uses_workspace=d.combines,
     )
 
@@ -167,6 +168,7 @@ def _stream(d: Descriptor, device: Device, shape: StreamShape) -> Launch:
         (max(1, min(device.sm_count, items)), 1, 1),
         (shape.threads, 1, 1),
         shape.shared_bytes,
+        shape.values,
     )
 
 
@@ -262,8 +264,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "stream",
         "cuda",
-        "rows stream once through shared memory to the tensor cores; exact products, batch-invariant; --prefer fastest",
-        lambda d, device, preference: preference is Preference.FASTEST and _streams(d, device),
+        "rows stream once through shared memory to the tensor cores; exact products, batch-invariant; sm_90",
+        lambda d, device, preference: preference is not Preference.REFERENCE and _streams(d, device),
         _build_stream,
     ),
     Rule(

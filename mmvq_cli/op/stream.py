@@ -1,11 +1,12 @@
-"""The shape of the streaming kernel (`kernels/stream.cu`): tile width, row groups, slices, stages, shared memory.
+"""The shape of the streaming kernel (`kernels/stream.cu`): tile width, rows, segments, stages, shared memory.
 
-What may change the order of a sum (`slices`, `segment`) depends on format and n_cols only, so that a token has the same
-bits in any batch; the tile width follows the dispatches per expert, and the stages fill what shared memory is left.
+What may change the order of a sum (`run`) depends on n_cols only, so that a token has the same bits in any batch and on
+any device; everything else follows the problem's size and the shared memory.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass
 
@@ -13,49 +14,90 @@ from mmvq_cli.op.descriptor import Descriptor, Dtype
 from mmvq_cli.op.device import Device
 
 _CHUNK = 256  # weights of a row that one warp takes at a time
+_MAX_SLICES = 14  # of a row: what one item's sums have room for, and one for each warp
 _MAX_STAGES = 8
 _MIN_STAGES = 3
-_ROW_GROUPS, _SLICES = 2, 4
-_WIDTHS = (2, 4, 8)  # dispatches per tile
-_SEGMENT_BYTES = 1280  # of a row and stage: long enough for the memory, short enough for several stages
+_WARPS = {1: 14, 2: 10, 4: 10}  # that multiply, by column tiles: more tiles need more registers
+_MIN_UNITS = 7  # of an item: about half as many as warps, so that they have something to share
+_OTHER_WARPS = 2  # one copies, one sums up
+_MAX_COLUMN_TILES = 4  # of 8 mma columns: what a thread's registers hold
+_WIDTHS = (1, 2, 4, 8, 16, 32)  # dispatches per tile
+_ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
+_STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
 
 # Dynamic shared memory of a block after opting in, in bytes, by compute capability (CUDA programming guide).
 _SHARED_BYTES = {(8, 0): 166_912, (9, 0): 232_448, (10, 0): 232_448}
 _SHARED_BYTES_ELSEWHERE = 101_376
 
+_SHAPE = (
+    "columns",
+    "row_groups",
+    "group_shift",
+    "rows",
+    "n_row_tiles",
+    "run",
+    "n_slices",
+    "slices",
+    "units",
+    "segment",
+    "n_segments",
+    "packed_segment",
+    "row_slot",
+    "stage_bytes",
+    "n_stages",
+    "column_bytes",
+    "item_sums",
+    "sums_at",
+    "columns_at",
+    "stages_at",
+)
+
+
+class _Shape(ctypes.Structure):
+    """`Shape` of kernels/stream.cu, where the fields are explained."""
+
+    _fields_ = tuple((name, ctypes.c_int32) for name in _SHAPE)
+
+
+def shape_checks() -> str:
+    """C++ static assertions that `kernels/stream.cu` declares the same struct."""
+    lines = [f'static_assert(sizeof(Shape) == {ctypes.sizeof(_Shape)}, "Shape differs from op/stream.py");']
+    lines += [
+        f'static_assert(OFFSET_OF(Shape, {name}) == {getattr(_Shape, name).offset}, "{name} differs");'
+        for name in _SHAPE
+    ]
+    return "\n".join(lines) + "\n"
+
 
 @dataclass(frozen=True, slots=True)
 class StreamShape:
-    """One choice of the kernel's compile-time values and the dynamic shared memory that goes with it, in bytes.
+    """One choice of the kernel's compile-time values, of its argument `shape`, and of dynamic shared bytes."""
 
-    The kernel finds the number of stages from the shared memory that it is given.
-    """
-
-    columns: int
-    row_groups: int
-    slices: int
-    stages: int
-    segment: int
+    values: tuple[tuple[str, int], ...]
+    column_tiles: int
+    min_groups: int
+    warps: int
     shared_bytes: int
 
-    @property
-    def rows(self) -> int:
-        """Rows of an item."""
-        return 16 * self.row_groups
+    def __getattr__(self, name: str) -> int:
+        """The value called so."""
+        try:
+            return dict(self.values)[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
     @property
     def threads(self) -> int:
-        """Threads of a block: the consumer warps and one producer."""
-        return 32 * (self.row_groups * self.slices + 1)
+        """Threads of a block."""
+        return 32 * (self.warps + _OTHER_WARPS)
 
     @property
     def defines(self) -> tuple[tuple[str, int], ...]:
         """The compile-time values."""
         return (
-            ("MMVQ_COLUMNS", self.columns),
-            ("MMVQ_ROW_GROUPS", self.row_groups),
-            ("MMVQ_SEGMENT", self.segment),
-            ("MMVQ_SLICES", self.slices),
+            ("MMVQ_COLUMN_TILES", self.column_tiles),
+            ("MMVQ_MIN_GROUPS", self.min_groups),
+            ("MMVQ_WARPS", self.warps),
         )
 
 
@@ -65,31 +107,99 @@ def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
         return None
     limit = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
     wanted = dispatches_per_touched_expert(d)
-    widths = [width for width in _WIDTHS if width < 2 * wanted] or [_WIDTHS[0]]
-    shapes = (_fill(d, width, limit) for width in reversed(widths))
+    widths = [width for width in _WIDTHS if width < 2 * wanted and _column_tiles(d, width) <= _MAX_COLUMN_TILES]
+    shapes = (_fill(d, width, device.sm_count, limit) for width in reversed(widths or _WIDTHS[:1]))
     return next((shape for shape in shapes if shape is not None), None)
 
 
+def touched_experts(d: Descriptor) -> float:
+    """What uniform routing would touch, by the chance that an expert gets none of m_total dispatches."""
+    return d.n_experts * -math.expm1(-d.m_total / d.n_experts)
+
+
 def dispatches_per_touched_expert(d: Descriptor) -> float:
-    """What uniform routing would give: m_total over the expected number of touched experts."""
-    return d.m_total / (d.n_experts * -math.expm1(-d.m_total / d.n_experts))
+    """What uniform routing would give."""
+    return d.m_total / touched_experts(d)
 
 
-def _fill(d: Descriptor, columns: int, limit: int) -> StreamShape | None:
-    """As many stages as fit beside the rest; None below `_MIN_STAGES`."""
-    chunk_bytes = d.format.row_bytes(_CHUNK)
-    segment = _CHUNK * _SLICES * max(1, round(_SEGMENT_BYTES / chunk_bytes / _SLICES))  # whole rounds of the slices
-    rows = 16 * _ROW_GROUPS
-    # Every line has its counterpart in stream.cu: ROW_SLOT, struct Shared, column_bytes.
-    row_slot = (d.format.row_bytes(segment) + 31) // 64 * 64 + 96
-    parts, slots = (3, 4) if d.dtype is Dtype.F32 else (1, 1)
-    n_tiles = -(-columns * slots // 8)
-    tiles = min(d.m_total, d.n_experts + d.m_total // columns)
-    column_bytes = (2 * d.n_cols + 63) // 128 * 128 + 64
-    sums = 4 * 2 * _SLICES * rows * 8 * n_tiles
-    other = 16 * _MAX_STAGES + 128 + 8 * tiles + sums + columns * parts * column_bytes + 2 * 128
-    other = -(-other // 128) * 128
-    stages = min((limit - other) // (rows * row_slot), _MAX_STAGES)
-    if stages < _MIN_STAGES:
-        return None
-    return StreamShape(columns, _ROW_GROUPS, _SLICES, stages, segment, other + stages * rows * row_slot)
+def _fill(d: Descriptor, columns: int, sm_count: int, limit: int) -> StreamShape | None:
+    """The rows and the segment for this width, and as many stages as fit; None below `_MIN_STAGES`."""
+    n_chunks = -(-d.n_cols // _CHUNK)
+    run = -(-n_chunks // _MAX_SLICES)
+    n_slices = -(-n_chunks // run)
+    for row_groups in _row_groups(d, columns, sm_count, n_slices):
+        for n_segments in range(1, n_slices + 1):
+            slices = -(-n_slices // n_segments)
+            shape, stages_at = _layout(d, columns, row_groups, run, n_slices, slices)
+            room, stage_bytes = limit - stages_at, shape["stage_bytes"]
+            n_stages = min(room // stage_bytes, _MAX_STAGES)
+            if n_stages >= _MIN_STAGES and stage_bytes <= max(_STAGE_BYTES, room // 4):
+                shape["n_stages"] = n_stages
+                tiles = _column_tiles(d, columns)
+                values = tuple((name, shape[name]) for name in _SHAPE)
+                shared = stages_at + n_stages * stage_bytes
+                return StreamShape(values, tiles, d.format.min_groups, _WARPS[tiles], shared)
+    return None
+
+
+def _layout(
+    d: Descriptor, columns: int, row_groups: int, run: int, n_slices: int, slices: int
+) -> tuple[dict[str, int], int]:
+    """The kernel's Shape but for its n_stages, and the bytes of shared memory before the stages."""
+    rows, segment = 16 * row_groups, slices * run * _CHUNK
+    packed_segment = d.format.row_bytes(segment)
+    row_slot = (packed_segment + 31) // 64 * 64 + 96  # room for 15 bytes of phase; 32 mod 64 spreads the banks
+    chunk_bytes = 2 * _CHUNK + 8 * d.format.min_groups  # activations, and four 16-bit parts of each group's sum
+    column_bytes = (-(-d.n_cols // _CHUNK) * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
+    item_sums = n_slices * rows * 8 * _column_tiles(d, columns)
+    sums_at = _round_up(8 * (2 * _MAX_STAGES + 4) + 4 * 32 + 4 * 3, 16)  # barriers, totals, the first tile
+    columns_at = _round_up(sums_at + 2 * 4 * item_sums, 128)
+    stages_at = _round_up(columns_at + columns * (3 if d.dtype is Dtype.F32 else 1) * column_bytes, 128)
+    shape = {
+        "columns": columns,
+        "row_groups": row_groups,
+        "group_shift": row_groups.bit_length() - 1,
+        "rows": rows,
+        "n_row_tiles": -(-d.n_rows_per_expert // rows),
+        "run": run,
+        "n_slices": n_slices,
+        "slices": slices,
+        "units": slices * row_groups,
+        "segment": segment,
+        "n_segments": -(-d.n_cols // segment),
+        "packed_segment": packed_segment,
+        "row_slot": row_slot,
+        "stage_bytes": rows * row_slot,
+        "column_bytes": column_bytes,
+        "item_sums": item_sums,
+        "sums_at": sums_at,
+        "columns_at": columns_at,
+        "stages_at": stages_at,
+    }
+    return shape, stages_at
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def _row_groups(d: Descriptor, columns: int, sm_count: int, n_slices: int) -> list[int]:
+    """What to try, best first: the most rows that share the work out as well as fewer would, then fewer, then more."""
+    tiles = max(touched_experts(d), d.m_total / columns)
+
+    def balance(groups: int) -> float:
+        """The work over what all multiprocessors could do while the busiest one works."""
+        items = tiles * -(-d.n_rows_per_expert // (16 * groups))
+        padding = d.n_rows_per_expert / (16 * groups * -(-d.n_rows_per_expert // (16 * groups)))
+        return padding * items / (sm_count * math.ceil(items / sm_count))
+
+    fitting = [g for g in _ROW_GROUPS if g * n_slices >= _MIN_UNITS]
+    small = [g for g in fitting if 16 * g * d.format.row_bytes(d.n_cols) <= _STAGE_BYTES] or fitting[-1:]
+    best = next(g for g in small if balance(g) >= 0.95 * max(map(balance, small)))
+    return [best, *(g for g in _ROW_GROUPS if g < best), *(g for g in reversed(_ROW_GROUPS) if g > best)]
+
+
+def _column_tiles(d: Descriptor, columns: int) -> int:
+    """Eights of mma columns, rounded up to a power of two: one or four mma columns a dispatch."""
+    tiles = -(-columns * (4 if d.dtype is Dtype.F32 else 1) // 8)
+    return 1 << (tiles - 1).bit_length()

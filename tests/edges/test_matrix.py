@@ -102,12 +102,21 @@ def test_the_sanitizer_meets_every_mode_in_each_dtype(dtype):
 def test_the_sanitizer_reaches_every_kernel_that_a_plan_can_launch():
     device = find_device("H200")
     launches = [
-        launch for c in matrix_suite("sanitizer").cases for launch in Plan.select(c.descriptor, device).launches
+        launch
+        for c in matrix_suite("sanitizer").cases
+        for launch in Plan.select(c.descriptor, device, c.preference).launches
     ]
     sources = {(launch.source, launch.defines) for launch in launches}
     judges = ("oracle.cu", "dequantize.cu", "canary.cu", "fill.cu", "validate.cu")  # no plan launches these
-    asked_for = "stream.cu"  # by --prefer fastest only
-    assert {(v.source, v.defines) for v in all_variants("sm_90") if v.source not in (*judges, asked_for)} == sources
+    widths = "MMVQ_COLUMN_TILES"  # each with every dtype, not with every format
+
+    def without_width(source, defines):
+        return source, tuple(define for define in defines if define[0] not in (widths, "MMVQ_WARPS"))
+
+    variants = {(v.source, v.defines) for v in all_variants("sm_90") if v.source not in judges}
+    assert {without_width(*v) for v in variants} == {without_width(*v) for v in sources}
+    of_stream = {(d["MMVQ_ACTIVATION"], d[widths]) for s, pairs in sources if s == "stream.cu" and (d := dict(pairs))}
+    assert of_stream == {(activation, tiles) for activation in range(3) for tiles in (1, 2, 4)}
     entries = {
         (source, entry)
         for source in {launch.source for launch in launches}

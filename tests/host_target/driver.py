@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from mmvq_cli.engine.cuda.build import final_source
+from mmvq_cli.engine.cuda.launch import launch_values
 from mmvq_cli.op import Args, Plan
 from mmvq_cli.op.args import bind
 from mmvq_cli.op.device import CPU
@@ -34,20 +35,28 @@ ROOT = HERE.parents[1]
 PARTS = ("main.cpp", "threads.cpp", "memory.cpp")
 BUILD = ROOT / "build" / "host-target"
 TIMEOUT_S = 120
+KEEP_VARIABLE = "MMVQ_KEEP_JOB"  # names a file that keeps the last job, for a debugger
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # No contraction, as for the device. Every access is a call, which memory.cpp answers; shared memory has red zones too.
 KERNEL_FLAGS = (
-    "-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-ffp-contract=off", "-fno-strict-aliasing",
+    "-std=c++17", "-Og", "-g1", "-fPIC", "-shared", "-ffp-contract=off", "-fno-strict-aliasing",
     "-fno-omit-frame-pointer", "-Wno-unknown-pragmas",
     *SANITIZE, "-fsanitize-sections=mmvq_shared", "--param", "asan-instrumentation-with-call-threshold=0",
 )  # fmt: skip
-_ENTRY = re.compile(r"^KERNEL(?:_[A-Z]+\([^\n]*?\))? (\w+)\(", re.MULTILINE)
+HEADERS = "".join(
+    f"#include <{name}>\n" for name in ("algorithm", "cassert", "cmath", "cstddef", "cstdint", "cstring", "utility")
+)
+_ENTRY = re.compile(r"^KERNEL(?:_BOUNDED\(.*\))?\s+(\w+)\(", re.M)
 _POINTERS = [field.offset for name, _ in Problem._fields_ if (field := getattr(Problem, name)).size == 8]
 _PROBE = "int main() { return 0; }"
 
 
 class HostError(AssertionError):
     """What the host target, a sanitizer or an assertion of a kernel reports; the text names kernel, block, thread."""
+
+
+class CompileError(HostError):
+    """A kernel source that the compiler refuses; the text is the compiler's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +128,10 @@ def _compile(
 
 
 @contextmanager
-def _cached(name: str, *key: Any) -> Iterator[tuple[Path, Path | None]]:
+def _cached(name: str, *key: Any, suffix: str = "") -> Iterator[tuple[Path, Path | None]]:
     """The file that an earlier run made from the same key, and None; or a place to make it in."""
     digest = hashlib.sha256(repr((find_compiler(), str(ROOT), *key)).encode()).hexdigest()
-    path = BUILD / f"{name}-{digest[:32]}"
+    path = BUILD / f"{name}-{digest[:32]}{suffix}"
     if path.exists():
         yield path, None
         return
@@ -138,7 +147,7 @@ def _cached(name: str, *key: Any) -> Iterator[tuple[Path, Path | None]]:
 def _run_compiler(flags: Sequence[str], text: str = "", folder: Path = ROOT) -> None:
     done = _compile(find_compiler().path, flags, text, folder)
     if done.returncode:
-        raise HostError(done.stderr)
+        raise CompileError(done.stderr)
 
 
 @cache
@@ -148,10 +157,21 @@ def runner() -> Path:
     texts = [(HERE / name).read_text(encoding="utf-8") for name in ("target.hpp", *PARTS)]
     with _cached("runner", compiled, texts) as (path, aside):
         if aside:
-            _run_compiler([*compiled, *(str(HERE / part) for part in PARTS)], folder=aside.parent)
-            objects = [str(object) for object in sorted(aside.parent.glob("*.o"))]
-            _run_compiler([*SANITIZE, "-rdynamic", *objects, "-o", str(aside), "-ldl"])
+            whole = "".join(f'#include "{HERE / part}"\n' for part in PARTS)  # calls between the parts are inlined
+            object = aside.with_suffix(".o")
+            _run_compiler([*compiled, "-x", "c++", "-", "-o", str(object)], whole)
+            _run_compiler([*SANITIZE, "-rdynamic", str(object), "-o", str(aside), "-ldl"])
     return path
+
+
+def prelude(flags: tuple[str, ...]) -> Path:
+    """The standard headers of `ptx.cuh`, compiled before it, as a header that the compiler finds by this name."""
+    with _cached("prelude", flags, HEADERS, suffix=".gch") as (path, aside):
+        if aside:
+            header = path.with_suffix("")
+            header.write_text(HEADERS, encoding="utf-8")
+            _run_compiler([*flags, "-x", "c++-header", str(header), "-o", str(aside)])
+    return path.with_suffix("")
 
 
 def library(text: str, name: str) -> Path:
@@ -161,9 +181,11 @@ def library(text: str, name: str) -> Path:
     ]
     epilogue = (HERE / "epilogue.cpp").read_text(encoding="utf-8")
     complete = "\n".join([text, epilogue, *entries, ""])
-    with _cached(name, KERNEL_FLAGS, complete) as (path, aside):
+    # Lines are all that a report needs; a debugger wants variables too.
+    flags = (*KERNEL_FLAGS, "-g") if os.environ.get(KEEP_VARIABLE) else KERNEL_FLAGS
+    with _cached(name, flags, complete) as (path, aside):
         if aside:
-            _run_compiler([*KERNEL_FLAGS, "-x", "c++", "-", "-o", str(aside)], complete)
+            _run_compiler([*flags, "-include", str(prelude(flags)), "-x", "c++", "-", "-o", str(aside)], complete)
     return path
 
 
@@ -190,7 +212,7 @@ def run_job(
         lines += [_argument(value) for value in launch.arguments]
     data = b"".join(array.data.tobytes() for array in arrays if array.data is not None)
     job = "\n".join(lines).encode() + b"\n" + data
-    if keep := os.environ.get("MMVQ_KEEP_JOB"):
+    if keep := os.environ.get(KEEP_VARIABLE):
         Path(keep).write_bytes(job)
         print(f"{runner()} < {keep}")
     done = subprocess.run([runner()], input=job, capture_output=True, env=_environment())
@@ -215,7 +237,15 @@ def _argument(value: Any) -> str:
 def run_on_host(
     plan: Plan, args: Args, seed: int = 0, preempt_per_mille: int = 0, phase: int = 0, max_blocks: int = 2**31
 ) -> np.ndarray:
-    """Run a plan's launches on NumPy arrays and return the output; `args` stay as they are.
+    """Run a plan's launches on NumPy arrays and return the output; see `run_plan`."""
+    output = run_plan(plan, args, seed, preempt_per_mille, phase, max_blocks)["output"]
+    return np.frombuffer(output, args.output.dtype).reshape(args.output.shape)
+
+
+def run_plan(
+    plan: Plan, args: Args, seed: int = 0, preempt_per_mille: int = 0, phase: int = 0, max_blocks: int = 2**31
+) -> dict[str, bytes]:
+    """Run a plan's launches on NumPy arrays; `args` stay as they are. Returns `output` and each part of the workspace.
 
     Activations and output start `phase` bytes after a multiple of 16; a larger grid than `max_blocks` is cut, so that
     blocks wrap around. Raises `HostError`.
@@ -237,6 +267,7 @@ def run_on_host(
     for launch in plan.launches:
         compiled = kernel_library(launch.source, dict(launch.defines))
         n_blocks = min(launch.grid[0], max_blocks)
-        launches.append(HostLaunch(compiled, launch.entry, n_blocks, launch.block[0], (problem,), launch.shared_bytes))
-    output = run_job(arrays, launches, seed, preempt_per_mille)[0]
-    return np.frombuffer(output, args.output.dtype).reshape(args.output.shape)
+        arguments = (problem, launch_values(launch)) if launch.values else (problem,)
+        launches.append(HostLaunch(compiled, launch.entry, n_blocks, launch.block[0], arguments, launch.shared_bytes))
+    written = run_job(arrays, launches, seed, preempt_per_mille)
+    return dict(zip((array.name for array in arrays if array.kind), written, strict=True))

@@ -218,15 +218,18 @@ static void check_bounds(uintptr_t address, uint64_t size, bool is_write, uintpt
     abort();
 }
 
-// The sanitizer's shadow of eight bytes is zero when all of them may be accessed.
-static bool is_all_clean(uintptr_t address, uint64_t size) {
-    static const uintptr_t offset = [] {
-        size_t scale, shadow;
-        __asan_get_shadow_mapping(&scale, &shadow);
-        return shadow;
-    }();
-    const auto clean = [](uintptr_t at) { return *reinterpret_cast<const char*>((at >> 3) + offset) == 0; };
-    return size <= 16 && clean(address) && clean(address + size / 2) && clean(address + size - 1);
+static const uintptr_t shadow_offset = [] {
+    size_t scale, offset;
+    __asan_get_shadow_mapping(&scale, &offset);
+    return offset;
+}();
+
+// A shadow byte says how many of its eight bytes may be accessed: 0 for all, n for the first n, negative for none.
+static inline bool is_all_clean(uintptr_t address, uint64_t size) {
+    const auto shadow = [](uintptr_t at) { return *reinterpret_cast<const int8_t*>((at >> 3) + shadow_offset); };
+    const uintptr_t last = address + size - 1;
+    if (size > 16 || (address >> 3 != last >> 3 && (shadow(address) || shadow(address + size / 2)))) return false;
+    return shadow(last) == 0 || static_cast<int>(last & 7) < shadow(last);
 }
 
 #define ACCESS(function, is_write)                                                                                     \

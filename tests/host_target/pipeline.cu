@@ -18,7 +18,7 @@ DEVICE void multiply_tile(const uint8_t* a, const uint8_t* b, float* out) {
     load_matrices(from_a, a + 32 * (lane % 16) + 16 * (lane / 16));
     for (int i = 0; i < 2; ++i) from_b[i] = load<uint32_t>(b + 32 * (lane / 4) + 4 * (lane % 4) + 16 * i);
     float sums[4] = {};
-    MMA(sums, from_a, from_b);
+    MMA(sums, from_a, from_b, sums);
     for (int i = 0; i < 4; ++i) out[(lane / 4 + 8 * (i / 2)) * 8 + 2 * (lane % 4) + i % 2] = sums[i];
 }
 

@@ -37,11 +37,13 @@ void run(const Launch& launch);
 void print_position();  // of the running thread, to stderr
 
 namespace thread {
-bool is_running();
+constexpr size_t STACK_BYTES = 256 << 10;
+extern const char* running_stack;  // of the running thread; null while none runs
+inline bool is_running() { return running_stack; }
+inline bool owns_stack(uintptr_t address) { return address - reinterpret_cast<uintptr_t>(running_stack) < STACK_BYTES; }
 int32_t index();
 int32_t block();
 bool is_atomic();
-bool owns_stack(uintptr_t address);
 void may_switch();
 
 // Vector clocks (Fidge 1988, Mattern 1989): what thread `of` did at `time` happened before what runs now.

@@ -5,7 +5,7 @@ A test fails when `Plan.select` can return a launch that it did not run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from mmvq_cli.engine.cuda.variants import _descriptors, _device
 from mmvq_cli.engine.elements import narrow, widen
 from mmvq_cli.model.synthetic import random_blocks
 from mmvq_cli.op import FORMATS, Args, Descriptor, Dtype, Plan, Preference, rules
-from tests.host_target.driver import entries_of, find_compiler, run_on_host
+from tests.host_target.driver import entries_of, find_compiler, run_on_host, run_plan
 
 pytestmark = pytest.mark.skipif(bool(find_compiler().missing), reason=find_compiler().missing)
 
@@ -31,12 +31,16 @@ PREEMPT_PER_MILLE = 30
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes, modes and values of one problem; `columns` in blocks of the format, `n_cols` in weights instead."""
+    """Sizes, modes and values of one problem; `columns` in blocks of the format, or in runs of `float_columns` weights.
+
+    `n_cols` is in weights instead.
+    """
 
     routing: str = "uniform"
     n_experts: int = 4
     n_rows: int = 17
     columns: int = 3
+    float_columns: int = 37
     n_cols: int = 0
     n_tokens: int = 6
     top_k: int = 2
@@ -48,7 +52,7 @@ class Case:
     max_blocks: int = 2**31
 
     def descriptor(self, format, dtype):
-        n_cols = self.n_cols or self.columns * (37 if format.is_float else format.block_size)
+        n_cols = self.n_cols or self.columns * (self.float_columns if format.is_float else format.block_size)
         routing = edge_routing(self.routing, self.n_experts, self.top_k, self.n_tokens, 0)
         return Descriptor(
             n_experts=self.n_experts,
@@ -82,6 +86,7 @@ class Case:
 
 
 TO_DISPATCHES = (("output_rows", "dispatch"),)
+ADDED_TO_DISPATCHES = (*TO_DISPATCHES, ("output_mode", "add"))
 FROM_DISPATCHES = (("activation_rows", "dispatch"), ("output_mode", "add"))
 ATOMIC = (("output_mode", "add"), ("accumulate", "atomic"))
 # Between them: every launch, tiles of 1 to 8 and more, rows that no block size divides, more than one step of a lane.
@@ -92,7 +97,10 @@ CASES = {
     "added": Case("last", n_rows=33, modes=FROM_DISPATCHES, columns=1),
     "atomic": Case("repeated", top_k=4, n_tokens=3, modes=ATOMIC),
     "long-rows": Case("uniform", n_rows=3, n_cols=2304, top_k=1, n_tokens=5, modes=TO_DISPATCHES, max_blocks=1),
-    "crowded": Case("uniform", n_experts=2, n_tokens=19, top_k=1, columns=1, modes=TO_DISPATCHES),
+    "crowded": Case(
+        "uniform", n_experts=2, n_tokens=19, top_k=1, columns=1, float_columns=40, modes=ADDED_TO_DISPATCHES
+    ),
+    "one-expert": Case("uniform", n_experts=1, n_rows=5, n_tokens=37, top_k=1, columns=1, modes=TO_DISPATCHES),
     "nonfinite": Case("uniform", activations="nonfinite", columns=1),
     "special-scales": Case("uniform", activations="small_start", weights="special", modes=TO_DISPATCHES, max_blocks=3),
     "no-columns": Case("uniform", columns=0),
@@ -100,6 +108,7 @@ CASES = {
 # Once for each dtype: what depends on no format, and takes longer.
 SUMS = {
     "40-tokens": Case("gaps", n_tokens=40, n_rows=1, columns=1, max_blocks=3),
+    "256-dispatches-of-a-token": Case("repeated", n_tokens=1, n_experts=2, n_rows=1, columns=1, top_k=256),
     "300-dispatches-of-a-token": Case("repeated", n_tokens=2, n_experts=3, n_rows=2, columns=1, top_k=300),
     "600-rows": Case("gaps", n_rows=600, columns=1),
 }
@@ -147,6 +156,13 @@ def selectable(format, dtype):
     return {kernel for d in descriptors for plan in plans(d) for kernel in kernels(plan)}
 
 
+def planned(format, dtype):
+    """Every kernel of the cases' plans: what `run_cases` executes."""
+    return {
+        kernel for case in CASES.values() for plan in plans(case.descriptor(format, dtype)) for kernel in kernels(plan)
+    }
+
+
 def run_cases(cases, format, dtype):
     executed = set()
     for number, (name, case) in enumerate(cases.items()):
@@ -187,3 +203,56 @@ def test_a_kernel_that_was_not_run_is_missed():
     one = {kernel for plan in plans(CASES["stored"].descriptor(format, dtype)) for kernel in kernels(plan)}
     missed = {entry for _, entry, _ in selectable(format, dtype) - one}
     assert missed >= {"index_dispatches", "combine", "clear_output"}
+
+
+@pytest.mark.parametrize("preference", Preference)
+@pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.architecture)
+def test_a_variant_of_one_preference_on_one_architecture_is_missed(device, preference, monkeypatch):
+    format, dtype, select = FORMATS["Q4_K"], Dtype.F16, Plan.select
+    new = ("MMVQ_NEW", 1)
+
+    def select_new(descriptor, on, wanted):
+        """A new variant, for problems that are larger than those of the cases."""
+        plan = select(descriptor, on, wanted)
+        if (on, wanted) != (device, preference) or descriptor.n_cols < 7168:
+            return plan
+        *others, last = plan.launches
+        return replace(plan, launches=(*others, replace(last, defines=(*last.defines, new))))
+
+    monkeypatch.setattr(Plan, "select", select_new)
+    missed = selectable(format, dtype) - planned(format, dtype)
+    assert any(new in defines for _, _, defines in missed)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("Q8_0", Dtype.F16), ("Q4_K", Dtype.F32)])
+def test_stages_of_the_ring_are_used_again(name, dtype):
+    """With two stages of the shared memory, so that a small problem goes round."""
+    case = Case("uniform", n_rows=20, n_cols=1280, n_tokens=5, top_k=1, modes=TO_DISPATCHES, max_blocks=1)
+    d = case.descriptor(FORMATS[name], dtype)
+    plan = Plan.select(d, DEVICES[1], Preference.FASTEST)
+    (launch,) = plan.launches
+    values = dict(launch.values)
+    assert values["n_stages"] > 2
+    two = replace(launch, values=tuple((values | {"n_stages": 2}).items()))
+    check(replace(plan, launches=(two,)), case, case.args(d), seeds=range(3))
+
+
+@pytest.mark.parametrize("dtype", [Dtype.F16, Dtype.BF16])
+def test_sums_by_atomics_are_complete_whatever_interrupts(dtype):
+    case = CASES["atomic"]
+    d = case.descriptor(FORMATS["Q8_0"], dtype)
+    plan, args = Plan.select(d, DEVICES[0]), case.args(d)
+    for seed in range(4):
+        verdict = judged(plan, args, run_on_host(plan, args, seed, preempt_per_mille=500))
+        assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+def test_a_routing_that_breaks_the_contract_reaches_nothing_outside(dtype):
+    """All dispatches go to the last token, more than top_k of them."""
+    case = CASES["summed"]
+    d = case.descriptor(FORMATS["Q8_0"], dtype)
+    args = case.args(d)
+    args = replace(args, sorted_token_ids=np.full_like(args.sorted_token_ids, d.m_tokens - 1))
+    parts = run_plan(Plan.select(d, DEVICES[0]), args)
+    assert np.frombuffer(parts["token_counts"], np.int32).tolist() == [*[0] * (d.m_tokens - 1), d.m_total]

@@ -54,7 +54,7 @@ def launch_on_host(grid, block, arguments):
     pointers = [ctypes.c_void_p(pointer_to(index)) for index in range(3)]
     values = (pointers[0], n_blocks, expert_blocks, field, *pointers[1:])
     launch = HostLaunch(kernel_library("scan.cu", {}), "scan_scales", min(grid[0], 3), block[0], values)
-    for result, found in zip((extremes, powers), run_job(arrays, [launch], 5, 20), strict=True):
+    for result, found in zip((extremes, powers), run_job(arrays, [launch], 5, 300), strict=True):
         result[...] = np.frombuffer(found, result.dtype).reshape(result.shape)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from mmvq_cli.engine.cuda.source import render
+from mmvq_cli.engine.elements import narrow, widen
+from mmvq_cli.op import Dtype
 from tests.host_target.driver import Array, HostError, HostLaunch, find_compiler, library, pointer_to, run_job
 
 pytestmark = pytest.mark.skipif(bool(find_compiler().missing), reason=find_compiler().missing)
@@ -128,6 +130,23 @@ def test_a_defect_is_reported(name, monkeypatch):
         run_kernel(body, n_blocks=2 if "blocks" in name else 1)
     assert re.search(message, str(error.value)), error.value
     assert re.search(r"in kernel probe, block \d of \d", str(error.value)), error.value
+
+
+def test_floats_are_rounded_to_16_bits_as_numpy_does():
+    """Every sign, exponent and three bits of the mantissa, with the other bits clear, set and at random."""
+    words = "const uint32_t low[4] = {0, 1, 0xFFFFFu, i * 2654435761u >> 12};"
+    value = "const float x = bits_to_float(i << 20 | low[k]);"
+    result = (
+        "out[4 * i + k] = static_cast<int32_t>(float_to_half(x) | static_cast<uint32_t>(float_to_bfloat(x)) << 16);"
+    )
+    loop = f"for (int k = 0; k < 4; ++k) {{ {value} {result} }}"
+    found = run_kernel(f"for (uint32_t i = thread_index(); i < 4096; i += 64) {{ {words} {loop} }}", n_values=4 * 4096)
+    i = np.arange(4096, dtype=np.uint32)
+    low = np.stack([0 * i, 0 * i + 1, 0 * i + 0xFFFFF, i * np.uint32(2654435761) >> 12], axis=1)
+    values = (i[:, None] << 20 | low).reshape(-1).view(np.float32)
+    for dtype, bits in ((Dtype.F16, found & 0xFFFF), (Dtype.BF16, found >> 16 & 0xFFFF)):
+        expected = widen(narrow(values, dtype), dtype)
+        np.testing.assert_array_equal(widen(bits.astype(np.uint16).view(narrow(values, dtype).dtype), dtype), expected)
 
 
 def test_atomic_sums_are_no_race():

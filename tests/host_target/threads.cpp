@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csetjmp>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -19,7 +20,6 @@ uint32_t preempt_per_mille = 0;
 
 namespace {
 
-constexpr size_t STACK_BYTES = 256 << 10;
 constexpr uint32_t MAX_EXCHANGED = 512;
 constexpr int WARP = 32;
 
@@ -35,10 +35,10 @@ struct Wait {
 };
 
 struct Fiber {
-    ucontext_t context;
+    jmp_buf here;  // where it goes on
     char* stack = nullptr;
     void* sanitizer_state = nullptr;
-    bool is_finished = false, is_atomic = false;
+    bool is_started = false, is_finished = false, is_atomic = false;
     Wait wait;
     uint32_t sent_size = 0;
     char* received = nullptr;  // [32][sent_size], on its own stack
@@ -78,30 +78,53 @@ std::vector<std::vector<int32_t>> at_warp;  // lanes that wait, for each warp
 NamedBarrier named_barriers[16];
 const Launch* launch = nullptr;
 int32_t current = -1, current_block = -1, n_finished = 0;
-ucontext_t scheduler_context;
+jmp_buf scheduler;
 void* scheduler_state = nullptr;
 const void* scheduler_stack = nullptr;
 size_t scheduler_stack_bytes = 0;
 
-// The C library's own: the sanitizer's wrapper forgets what it knows of the stack that is resumed.
-int (*const switch_context)(ucontext_t*, const ucontext_t*) =
-    reinterpret_cast<int (*)(ucontext_t*, const ucontext_t*)>(dlsym(dlopen("libc.so.6", RTLD_LAZY), "swapcontext"));
+// The C library's own: the sanitizer's wrappers forget what it knows of the stack that is resumed. A jump asks the kernel
+// for nothing; a context is only needed where a thread begins.
+template <typename Function>
+Function of_libc(const char* name) {
+    return reinterpret_cast<Function>(dlsym(dlopen("libc.so.6", RTLD_LAZY), name));
+}
+void (*const jump)(jmp_buf, int) = of_libc<void (*)(jmp_buf, int)>("_longjmp");
+int (*const begin_context)(const ucontext_t*) = of_libc<int (*)(const ucontext_t*)>("setcontext");
 
-void to_scheduler(bool is_last) {
+__attribute__((noinline)) void to_scheduler(bool is_last) {
     Fiber& self = fibers[current];
     memory::settle();
     __sanitizer_start_switch_fiber(is_last ? nullptr : &self.sanitizer_state, scheduler_stack, scheduler_stack_bytes);
-    switch_context(&self.context, &scheduler_context);
+    if (!_setjmp(self.here)) jump(scheduler, 1);
     __sanitizer_finish_switch_fiber(self.sanitizer_state, nullptr, nullptr);
     memory::refresh();
 }
 
-void resume(int32_t thread) {
+void start();
+
+void begin(const Fiber& fiber) {
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack = {fiber.stack, 0, thread::STACK_BYTES};
+    context.uc_link = nullptr;
+    makecontext(&context, start, 0);
+    begin_context(&context);
+}
+
+__attribute__((noinline)) void resume(int32_t thread) {
+    Fiber& fiber = fibers[thread];
     current = thread;
-    __sanitizer_start_switch_fiber(&scheduler_state, fibers[thread].stack, STACK_BYTES);
-    switch_context(&scheduler_context, &fibers[thread].context);
+    thread::running_stack = fiber.stack;
+    __sanitizer_start_switch_fiber(&scheduler_state, fiber.stack, thread::STACK_BYTES);
+    if (!_setjmp(scheduler)) {
+        if (fiber.is_started) jump(fiber.here, 1);
+        fiber.is_started = true;
+        begin(fiber);
+    }
     __sanitizer_finish_switch_fiber(scheduler_state, nullptr, nullptr);
     current = -1;
+    thread::running_stack = nullptr;
 }
 
 void start() {
@@ -126,15 +149,11 @@ void start() {
 void prepare(int32_t thread) {
     Fiber& fiber = fibers[thread];
     if (!fiber.stack) {
-        void* memory = mmap(nullptr, STACK_BYTES + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void* memory = mmap(nullptr, thread::STACK_BYTES + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         fiber.stack = static_cast<char*>(memory) + 4096;  // below it, a page that no overflow passes
-        if (mprotect(fiber.stack, STACK_BYTES, PROT_READ | PROT_WRITE)) fail("no memory for the stack of a thread");
+        if (mprotect(fiber.stack, thread::STACK_BYTES, PROT_READ | PROT_WRITE)) fail("no memory for the stack of a thread");
     }
-    getcontext(&fiber.context);
-    fiber.context.uc_stack = {fiber.stack, 0, STACK_BYTES};
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, start, 0);
-    fiber.is_finished = false;
+    fiber.is_started = fiber.is_finished = false;
     fiber.wait = {};
     fiber.clock.assign(launch->n_threads, 0);
     fiber.clock[thread] = 1;
@@ -272,15 +291,10 @@ void fail(const char* format, ...) {
 }
 
 namespace thread {
-bool is_running() { return current >= 0; }
+const char* running_stack = nullptr;
 int32_t index() { return current; }
 int32_t block() { return current_block; }
 bool is_atomic() { return fibers[current].is_atomic; }
-
-bool owns_stack(uintptr_t address) {
-    const uintptr_t stack = reinterpret_cast<uintptr_t>(fibers[current].stack);
-    return address - stack < STACK_BYTES;
-}
 
 void may_switch() {
     if (!preempt_per_mille || is_atomic() || schedule() % 1000 >= preempt_per_mille) return;
@@ -359,11 +373,12 @@ void host_warp_exchange(const void* mine, uint32_t size, void* all, const char* 
     self.received = static_cast<char*>(all);
     arrive_in_warp("a warp exchange", file, line);
     if (std::vector<int32_t>& lanes = at_warp[current / WARP]; lanes.size() == WARP) {
-        for (int32_t to : lanes)
-            for (int32_t from : lanes) {
-                if (fibers[from].sent_size != size) fail("lanes exchange different sizes at %s:%d", file, line);
-                memcpy(fibers[to].received + from % WARP * size, fibers[from].sent, size);
-            }
+        char sent[WARP * MAX_EXCHANGED];
+        for (int32_t from : lanes) {
+            if (fibers[from].sent_size != size) fail("lanes exchange different sizes at %s:%d", file, line);
+            memcpy(sent + from % WARP * size, fibers[from].sent, size);
+        }
+        for (int32_t to : lanes) memcpy(fibers[to].received, sent, WARP * size);
         release(lanes);
     }
     to_scheduler(false);
@@ -411,6 +426,11 @@ void host_barrier_arrive(uint64_t* address, uint32_t expected_bytes, const char*
     end_phase_if_complete(barrier);
     runnable.push_back(current);
     to_scheduler(false);
+}
+
+void host_barrier_expect(uint64_t* address, uint32_t expected_bytes, const char* file, int line) {
+    const uintptr_t pc = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
+    find_barrier(address, pc, file, line).bytes_to_come += expected_bytes;
 }
 
 void host_barrier_wait(uint64_t* address, uint32_t parity, const char* file, int line) {

@@ -13,7 +13,7 @@ static void decode(const uint8_t* packed, size_t size, size_t phase, int n_cols,
   for (int octet = 0; 8 * octet < n_cols; ++octet) {
     float w[8];
     load_octet(buffer + phase, octet, n_cols, w);
-    memcpy(weights + 8 * octet, w, sizeof w);
+    for (int i = 0; i < 8; ++i) weights[weight_in_row(octet, i)] = w[i];
   }
   free(buffer);
 }

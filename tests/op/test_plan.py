@@ -40,7 +40,7 @@ def test_select_is_pure_and_printable(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", no_device)
     plan = Plan.select(d, H200)
     assert plan == Plan.select(d, H200)
-    assert "grouped" in repr(plan)
+    assert "stream" in repr(plan)
     assert hash(plan.sku) == hash(Plan.select(d, H200).sku)
 
 

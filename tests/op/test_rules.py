@@ -13,7 +13,7 @@ H200 = find_device("H200")
 
 
 def entries(d):
-    return [launch.entry for launch in Plan.select(d, H200).launches]
+    return [launch.entry for launch in Plan.select(d, H200, "reference").launches]
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def test_no_grid_passes_its_limit_and_none_uses_the_short_axes(sizes, output_row
 
 def test_more_dispatches_than_65535_have_a_tile_each():
     d = make_descriptor(n_experts=2**20, m_total=70_000, m_tokens=70_000, top_k=1, n_rows_per_expert=1)
-    (grouped,) = Plan.select(d, H200).launches
+    (grouped,) = Plan.select(d, H200, "reference").launches
     assert grouped.grid[0] == 70_000
 
 
 def test_dispatches_of_one_expert_share_tiles():
     d = make_descriptor(n_experts=1, m_total=8000, m_tokens=8000, top_k=1, n_rows_per_expert=16)
-    (grouped,) = Plan.select(d, H200).launches
+    (grouped,) = Plan.select(d, H200, "reference").launches
     assert grouped.grid[0] == 1 + 8000 // COLUMNS  # one spare for the ragged one
 
 
@@ -85,7 +85,7 @@ def test_atomic_sums_promise_nothing():
 
 def test_format_and_shape_reach_the_compiler_as_defines():
     d = make_descriptor(format=FORMATS["Q4_K"], n_cols=256, dtype=Dtype.BF16, top_k=1, m_total=4)
-    (grouped,) = Plan.select(d, H200).launches
+    (grouped,) = Plan.select(d, H200, "reference").launches
     defines = dict(grouped.defines)
     assert (defines["MMVQ_FORMAT"], defines["MMVQ_BLOCK_SIZE"], defines["MMVQ_TYPE_SIZE"]) == (12, 256, 144)
     assert defines["MMVQ_ACTIVATION"] == 2

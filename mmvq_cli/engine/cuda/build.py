@@ -18,6 +18,7 @@ from mmvq_cli.engine.discovery import kernel_cache_dir
 from mmvq_cli.errors import BuildError, EnvironmentInvalid
 from mmvq_cli.op.formats import find_format
 from mmvq_cli.op.problem import layout_checks
+from mmvq_cli.op.stream import shape_checks
 
 # No contraction and no flush-to-zero: dequantized weights are bit-equal to ggml's, fp16 scales may be subnormal.
 # No -lineinfo: it writes the working directory into the cubin, whose hash is in every record.
@@ -71,7 +72,8 @@ def final_source(entry_file: str, defines: Mapping[str, int | str]) -> Source:
     source = render(entry_file, {**defines, **family})
     if "kernels/problem.cuh" not in source.text:
         return source
-    text = f"{source.text}{_LAYOUT_LINE}{layout_checks()}"
+    checks = layout_checks() + (shape_checks() if entry_file == "stream.cu" else "")
+    text = f"{source.text}{_LAYOUT_LINE}{checks}"
     return Source(text, hashlib.sha256(text.encode()).hexdigest())
 
 

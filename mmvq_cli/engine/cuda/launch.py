@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from mmvq_cli.engine.cuda.build import Cubin, Resources, cached_compile, final_source
+from mmvq_cli.engine.cuda.dependent import launch_dependent
 from mmvq_cli.engine.cuda.device import current_device, device_facts, import_cupy
 from mmvq_cli.engine.cuda.source import Source
 from mmvq_cli.errors import InvalidProblem, LaunchError
@@ -42,8 +43,18 @@ class Kernel:
         """Registers, shared, local and spill bytes, by ptxas."""
         return self.cubin.resources_of(self.entry)
 
-    def __call__(self, grid: Dim3, block: Dim3, args: Sequence[Any], stream: Any = None, shared_bytes: int = 0) -> None:
+    def __call__(
+        self,
+        grid: Dim3,
+        block: Dim3,
+        args: Sequence[Any],
+        stream: Any = None,
+        shared_bytes: int = 0,
+        overlaps: bool = False,
+    ) -> None:
         """Enqueue one launch; `args` are ctypes values, passed by value, or device arrays, passed as pointers.
+
+        `overlaps`: as `Launch.overlaps`.
 
         Raises `LaunchError` when the driver refuses it.
         """
@@ -53,7 +64,10 @@ class Kernel:
             pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
             address = stream_address(stream)
             # The driver copies the arguments before it returns, so `values` may die then.
-            driver.launchKernel(self.function, *grid, *block, shared_bytes, address, ctypes.addressof(pointers), 0)
+            if overlaps:
+                launch_dependent(self.entry, self.function, grid, block, shared_bytes, address, pointers)
+            else:
+                driver.launchKernel(self.function, *grid, *block, shared_bytes, address, ctypes.addressof(pointers), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +96,14 @@ def execute(plan: Plan, views: BoundArgs, workspace_pointer: int, stream: Any) -
     problem = bind_problem(plan.descriptor, views, workspace_pointer)
     for launch in plan.launches:
         kernel = _kernel_of(launch, plan.device.index)
-        kernel(launch.grid, launch.block, (problem,), stream, launch.shared_bytes)
+        arguments = (problem, launch_values(launch)) if launch.values else (problem,)
+        kernel(launch.grid, launch.block, arguments, stream, launch.shared_bytes, launch.overlaps)
+
+
+def launch_values(launch: Launch) -> Any:
+    """The struct that follows the problem, as a ctypes array of its int32 fields."""
+    values = [value for _, value in launch.values]
+    return (ctypes.c_int32 * len(values))(*values)
 
 
 def prepare(plan: Plan) -> tuple[LaunchFacts, ...]:
@@ -189,7 +210,7 @@ def _facts(launch: Launch, device_index: int) -> LaunchFacts:
 
 def _by_value(arg: Any) -> Any:
     """Hold the argument's bytes; numbers must be ctypes already, for their width to be explicit."""
-    if isinstance(arg, ctypes.Structure | ctypes._SimpleCData):
+    if isinstance(arg, ctypes.Structure | ctypes.Array | ctypes._SimpleCData):
         return arg
     return ctypes.c_void_p(ArrayView.of(arg, "kernel argument").pointer)
 

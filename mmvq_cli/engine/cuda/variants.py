@@ -127,7 +127,7 @@ def format_variants(format: Format, architecture: str) -> tuple[Variant, ...]:
         for preference in Preference:
             for launch in Plan.select(descriptor, device, preference).launches:
                 of_format = any(name == "MMVQ_FORMAT" for name, _ in launch.defines)
-                width = f" {dict(launch.defines)['MMVQ_COLUMNS']} columns" if launch.source == "stream.cu" else ""
+                width = f" x{dict(launch.defines)['MMVQ_COLUMN_TILES']}" if launch.source == "stream.cu" else ""
                 variants.append(
                     Variant(launch.source, launch.defines, label + width if of_format else descriptor.dtype.value)
                 )

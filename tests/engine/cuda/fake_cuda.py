@@ -70,6 +70,7 @@ class FakeCuda:
     events: list = field(default_factory=list)
     launch_error: str = ""
     functions: list = field(default_factory=list)
+    overlapping: list = field(default_factory=list)
 
     def launch(self, function, gx, gy, gz, bx, by, bz, shared_bytes, stream, parameters, extra):
         if self.launch_error:
@@ -78,6 +79,19 @@ class FakeCuda:
         self.launches.append((entry, (gx, gy, gz), (bx, by, bz), shared_bytes, stream))
         if entry in self.kernels:
             self.kernels[entry](ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p)))
+
+    def cuLaunchKernelEx(self, config, function, pointers, extra):  # noqa: N802  the driver's name
+        """The driver's call, with one attribute: programmatic serialization (6), allowed."""
+        c = config._obj
+        assert (c.n_attributes, c.attributes[0].id, c.attributes[0].value, ctypes.sizeof(c.attributes[0])) == (
+            1,
+            6,
+            1,
+            72,
+        )
+        self.overlapping.append(self.functions[function.value or 0])
+        self.launch(function.value or 0, *c.grid, *c.block, c.shared_bytes, c.stream or 0, pointers, 0)
+        return 0
 
     def get_function(self, module, entry):
         self.functions.append(entry)
@@ -188,6 +202,7 @@ def compile_nothing(source, name, architecture):
         "append_dispatches",
         "combine",
         "grouped",
+        "stream",
         "fill_blocks",
         "dequantize",
         "oracle_dispatches",

@@ -86,6 +86,17 @@ def test_grids_blocks_and_the_stream_reach_the_driver_in_order(cuda):
     run(cuda, plan, arguments(PROBLEM), stream=4711)
     expected = [(step.entry, step.grid, step.block, step.shared_bytes, 4711) for step in plan.launches]
     assert cuda.launches == expected
+    assert cuda.overlapping == [step.entry for step in plan.launches if step.overlaps]
+
+
+def test_the_shape_of_a_streaming_kernel_follows_the_problem(cuda):
+    plan = Plan.select(PROBLEM, H200)
+    step = next(step for step in plan.launches if step.entry == "stream")
+    seen = []
+    args, workspace = arguments(PROBLEM), on_device(np.zeros(plan.workspace_size(), np.uint8))
+    cuda.kernels = {"stream": lambda p: seen.append(ctypes.string_at(p[1], 4 * len(step.values)))}
+    plan.run(args, workspace)
+    assert np.frombuffer(seen[0], np.int32).tolist() == [value for _, value in step.values]
 
 
 def test_the_second_run_loads_nothing_and_waits_for_nothing(cuda, monkeypatch):
