@@ -1,9 +1,8 @@
 // Weights and activations as exact operands of the tensor cores: 16-bit floats, f16 with f16 activations, else bfloat16.
 //
-// Byte codes become integers (code - bias), which both types hold exactly. Codes of formats with an offset are unsigned and
-// small; in f16 they are left as they are: the bits of a subnormal, the 2^-24 multiple of the integer, so that no conversion
-// is needed and `mma_unit` puts the factor back at the end. An octet is four words: weights (0, 2), (1, 3), (4, 6), (5, 7),
-// the order in which masks take bytes out of words.
+// Byte codes become integers (code - bias), which both types hold exactly. An octet is four words: weights (0, 2), (1, 3),
+// (4, 6), (5, 7), the order in which masks take bytes out of words. The tensor cores read subnormal f16 exactly but take
+// subnormal bfloat16 for zero: columns of tiny activations are scaled by a power of two (kTiny).
 #include "octets.cuh"
 
 // Each code in a 16-bit half of its own, with `above` in the bits over it.
@@ -17,7 +16,7 @@ DEVICE void spread_codes(Bytes8 codes, uint32_t above, uint32_t (&pairs)[4]) {
 
 #if MMVQ_ACTIVATION == 1
 
-constexpr uint32_t kMmaOne = 0x00010001u;  // what `to_mma_weights` makes of codes of 1
+constexpr uint32_t kMmaOne = 0x3C003C00u;
 
 DEVICE void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_f16(sums, a, b, sums); }
 
@@ -25,12 +24,15 @@ DEVICE void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&
     mma_f16(sums, a, b, {0.0f, 0.0f, 0.0f, 0.0f});
 }
 
+// 0x64 above a code is the f16 1024 + code. A code alone would be a subnormal, its 2^-24 multiple, without any conversion, but
+// then the tensor cores line products up by its exponent, not its first bit, and lose the bits between.
 template <int SCALES>
 DEVICE void to_mma_weights(ShiftedOctet<SCALES> octet, uint32_t (&pairs)[4]) {
-    spread_codes(octet.codes, 0, pairs);
+    spread_codes(octet.codes, 0x64006400u, pairs);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pairs[i] = half2_subtract(pairs[i], 0x64006400u);
 }
 
-// 0x64 above a code is the f16 1024 + code.
 template <int SCALES>
 DEVICE void to_mma_weights(BiasedOctet<SCALES> octet, uint32_t (&pairs)[4]) {
     spread_codes(octet.codes, 0x64006400u, pairs);
@@ -60,7 +62,7 @@ DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet, Unused...) {
 // What the operands of this type of octet are multiples of, the other way round.
 template <typename AnyOctet>
 DEVICE constexpr float mma_unit() {
-    return AnyOctet::are_halves ? kHalfUnit : AnyOctet::has_offset ? 16777216.0f : 1.0f;
+    return AnyOctet::are_halves ? kHalfUnit : 1.0f;
 }
 
 #else
@@ -127,13 +129,29 @@ struct BfloatParts {
     }
 };
 
-// The activations of an octet as mma operands, in the order of its weights: as they are, or an f32 cut into three parts.
-// `halves` are the sums of the first and the last four.
+// A column without an activation of kTiny or more is multiplied by kTinyScale, and its sums are divided by it.
+constexpr float kTiny = 8.6736174e-19f;        // 2^-60
+constexpr float kTinyScale = 1.8446744e19f;    // 2^64
+constexpr bool SCALES_TINY = MMVQ_ACTIVATION != 1;
+
+// NaN is not tiny.
+DEVICE bool is_tiny(float x) { return (float_to_bits(x) & 0x7FFFFFFFu) < float_to_bits(kTiny); }
+
+// The activations of an octet times `scale` (of f32 and bfloat16) as mma operands, in the order of its weights: as they are,
+// or an f32 cut into three parts. `halves` are the sums of the first and the last four; true when all are tiny.
 template <int PARTS>
-DEVICE void load_mma_columns(const Element* row, uint32_t octet, int n_cols, bool whole_vectors, uint4 (&parts)[PARTS],
-                             float (&halves)[2]) {
+DEVICE bool load_mma_columns(const Element* row, uint32_t octet, int n_cols, bool whole_vectors, float scale,
+                             uint4 (&parts)[PARTS], float (&halves)[2]) {
     Element x[8];
     load_elements(row, octet, n_cols, whole_vectors, x);
+    bool are_tiny = true;
+    if constexpr (SCALES_TINY) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            are_tiny = are_tiny && is_tiny(to_float(x[i]));
+            x[i] = from_float(to_float(x[i]) * scale);
+        }
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const Element* y = x + 4 * half;
@@ -155,4 +173,5 @@ DEVICE void load_mma_columns(const Element* row, uint32_t octet, int n_cols, boo
     for (int part = 0; part < PARTS; ++part) {
         parts[part] = {words[part][0], words[part][1], words[part][2], words[part][3]};
     }
+    return are_tiny;
 }

@@ -227,6 +227,19 @@ DEVICE int32_t warp_prefix_sum(int32_t value, CALLER) {
     return sum;
 }
 
+DEVICE uint32_t warp_or(uint32_t bits, CALLER) {
+    uint32_t all[32], result = 0;
+    host_warp_exchange(&bits, sizeof(bits), all, file, line);
+    for (int lane = 0; lane < 32; ++lane) result |= all[lane];
+    return result;
+}
+
+DEVICE void atomic_or(uint32_t* target, uint32_t bits) {
+    host_atomic_begin();
+    *target = *target | bits;
+    host_atomic_end();
+}
+
 template <typename T>
 DEVICE T atomic_load(const T* source) {
     host_atomic_begin();
@@ -386,6 +399,11 @@ DEVICE int32_t warp_prefix_sum(int32_t value) {
     }
     return value;
 }
+
+// The bits that any lane of the warp has.
+DEVICE uint32_t warp_or(uint32_t bits) { return __reduce_or_sync(0xFFFFFFFFu, bits); }
+
+DEVICE void atomic_or(uint32_t* target, uint32_t bits) { atomicOr(target, bits); }
 
 // Reads what other threads change atomically.
 template <typename T>

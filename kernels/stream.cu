@@ -8,8 +8,7 @@
 // multiply, one sums up and stores. A unit of multiplication is 16 rows x one slice (a run of chunks of 256 weights); units go
 // around the warps in order, from stage to stage, so that all get the same share.
 //
-// Arithmetic: a format's byte codes become exact 16-bit floats (integers, or their 2^-24 multiples), activations are exact
-// 16-bit floats (f32 in three bfloat16 parts that sum to it exactly), products are exact in the tensor cores' f32 sums of 16
+// Arithmetic: a format's byte codes become exact 16-bit floats (integers), activations are exact 16-bit floats (f32 in three bfloat16 parts that sum to it exactly), products are exact in the tensor cores' f32 sums of 16
 // or 32 weights that share a scale; scale and offset are applied to these sums in f32. Offsets that are a small integer
 // times one float per 256 weights (Mins) are multiplied, as bfloat16, with the sums of the activations of their group, which
 // are kept beside the activations as three bfloat16 parts.
@@ -110,6 +109,7 @@ struct Shared {
     uint64_t* summed;      // [2]
     int32_t* totals;       // [32], of the scan over experts
     Tile* start;           // [1], where the block starts
+    uint32_t* large;       // [2], columns with an activation that is not tiny, of this tile and the next
     float* sums;           // [2][item_sums]
     uint8_t* columns;      // [columns * PARTS] of column_bytes
     uint8_t* stages;       // [n_stages][rows][row_slot]
@@ -122,6 +122,7 @@ struct Shared {
         s.summed = s.multiplied + 2;
         s.totals = reinterpret_cast<int32_t*>(s.summed + 2);
         s.start = reinterpret_cast<Tile*>(s.totals + 32);
+        s.large = reinterpret_cast<uint32_t*>(s.start + 1);
         s.sums = reinterpret_cast<float*>(base + shape.sums_at);
         s.columns = base + shape.columns_at;
         s.stages = base + shape.stages_at;
@@ -224,33 +225,64 @@ DEVICE void stage_group_sums(uint8_t* chunk, int32_t octet, const float (&halves
     }
 }
 
-// Activations of the tile's dispatches as 16-bit floats, by all multiplying threads.
-DEVICE void stage_columns(const Problem& p, const Shape& shape, Tile tile, int32_t count, const Shared& s, int32_t thread) {
+// Activations of the tile's dispatches, those of `columns` (a bit each), as 16-bit floats, by all multiplying threads; `scale`
+// as in load_mma_columns. Returns the bits of the columns in which this thread met an activation that is not tiny.
+DEVICE uint32_t stage_columns(const Problem& p, const Shape& shape, const Tile& tile, const Shared& s, uint32_t columns,
+                              float scale) {
     const bool whole_vectors = rows_are_whole_vectors(p.activations, p.n_cols);
     const int32_t n_octets = p.n_cols / 8;  // with Mins a multiple of 32, so that whole warps come to their shuffles
-    for (int32_t item = thread; item < count * n_octets; item += 32 * WARPS) {
+    const int32_t n_items = count_of(shape, tile) * n_octets;
+    uint32_t large = 0;
+    for (int32_t item = thread_index(); item < n_items; item += 32 * WARPS) {
         const int32_t column = item / n_octets, octet = item % n_octets;
+        if (!(columns >> column & 1)) continue;
         const Element* row =
             static_cast<const Element*>(p.activations) + activation_row(p, tile.first + column) * p.n_cols;
         uint4 parts[PARTS];
         float halves[2];
-        load_mma_columns(row, octet, p.n_cols, whole_vectors, parts, halves);
+        if (!load_mma_columns(row, octet, p.n_cols, whole_vectors, scale, parts, halves)) large |= 1u << column;
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) {
-            uint8_t* chunk = s.columns + (column * PARTS + part) * shape.column_bytes + octet / (CHUNK / 8) * CHUNK_BYTES;
+            uint8_t* chunk =
+                s.columns + (column * PARTS + part) * shape.column_bytes + octet / (CHUNK / 8) * CHUNK_BYTES;
             reinterpret_cast<uint4*>(chunk)[octet % (CHUNK / 8)] = parts[part];
             stage_group_sums(chunk, octet, halves, part);
         }
     }
+    return large;
+}
+
+// Stages a tile's activations; returns the bits of its columns that had to be scaled. `turn` counts the block's tiles.
+DEVICE uint32_t stage_tile(const Problem& p, const Shape& shape, const Tile& tile, const Shared& s, int32_t turn) {
+    const uint32_t all = 0xFFFFFFFFu >> (32 - count_of(shape, tile));
+    named_barrier(1, 32 * WARPS);  // all are past the last use of the old columns
+    uint32_t large = stage_columns(p, shape, tile, s, all, 1.0f);
+    if constexpr (SCALES_TINY) {
+        large = warp_or(large);
+        if (lane_index() == 0) atomic_or(s.large + (turn & 1), large);
+    }
+    named_barrier(1, 32 * WARPS);
+    if constexpr (SCALES_TINY) {
+        const uint32_t tiny = all & ~s.large[turn & 1];
+        if (thread_index() == 0) s.large[~turn & 1] = 0;  // read before this turn's first barrier, used after the next one's
+        if (tiny != 0) {
+            stage_columns(p, shape, tile, s, tiny, kTinyScale);
+            named_barrier(1, 32 * WARPS);
+        }
+        return tiny;
+    }
+    return 0;
 }
 
 // What a lane multiplies with: its activations of each group of 8 mma columns, if the tile has that column.
 struct Columns {
     const uint8_t* start[N_TILES];
     bool is_used[N_TILES];
+    uint32_t tiny;  // a bit for each column that was scaled
 
-    DEVICE Columns of(const Shape& shape, const Shared& s, int32_t count) {
+    DEVICE Columns of(const Shape& shape, const Shared& s, int32_t count, uint32_t tiny) {
         Columns columns;
+        columns.tiny = tiny;
 #pragma unroll
         for (int32_t n = 0; n < N_TILES; ++n) {
             const int32_t slot = 8 * n + lane_index() / 4, column = slot / COLUMN_SLOTS, part = slot % COLUMN_SLOTS;
@@ -363,7 +395,7 @@ DEVICE void subtract_mins(const uint8_t* upper, const uint8_t* lower, const Colu
 DEVICE void multiply_steps(const uint8_t* upper, const uint8_t* lower, const Columns& columns, int32_t offset,
                            float (&sums)[N_TILES][4]) {
     const uint32_t quarter = lane_index() & 3;
-#pragma unroll N_TILES < 4 ? CHUNK / 32 : 2  // wide tiles have no registers for more
+#pragma unroll N_TILES == 1 ? 8 : N_TILES == 2 ? 4 : 2  // wide tiles have no registers for more
     for (int32_t step = 0; step < CHUNK / 32; ++step) {
         const uint32_t octet = 4 * step | quarter;
         multiply_step(unpack_operands(upper, octet), unpack_operands(lower, octet), columns, offset + 64 * step, sums);
@@ -440,6 +472,16 @@ DEVICE void multiply_unit(const Unit& unit, const Columns& columns, int32_t offs
                        unit.n_weights - chunk * CHUNK, columns, offset + chunk * CHUNK_BYTES, sums);
     }
     const int32_t lane = lane_index();
+    if (columns.tiny != 0) {
+#pragma unroll
+        for (int32_t n = 0; n < N_TILES; ++n) {
+#pragma unroll
+            for (int32_t c = 0; c < 4; ++c) {
+                const int32_t column = (8 * n + 2 * (lane & 3) + c % 2) / COLUMN_SLOTS;
+                if (columns.tiny >> column & 1) sums[n][c] *= 1.0f / kTinyScale;
+            }
+        }
+    }
 #pragma unroll
     for (int32_t n = 0; n < N_TILES; ++n) {
         float* mine = target + lane / 4 * SUM_STRIDE + 8 * n + 2 * (lane & 3);
@@ -475,13 +517,11 @@ DEVICE void multiply_stage(const Problem& p, const Shape& shape, const Shared& s
 DEVICE void multiply_items(const Problem& p, const Shape& shape, const Shared& s, const Share& share) {
     Place place = {share.first, warp_index(), 0, 0, 0};
     Item& item = place.item;
+    int32_t turn = 0;
     while (item.number < share.n_items) {
         const Tile tile = item.tile;
-        const int32_t count = count_of(shape, tile);
-        named_barrier(1, 32 * WARPS);  // all are past the last use of the old columns
-        stage_columns(p, shape, tile, count, s, thread_index());
-        named_barrier(1, 32 * WARPS);
-        const Columns columns = Columns::of(shape, s, count);
+        const uint32_t tiny = stage_tile(p, shape, tile, s, turn++);
+        const Columns columns = Columns::of(shape, s, count_of(shape, tile), tiny);
         for (bool is_other_tile = false; !is_other_tile && item.number < share.n_items;) {
             barrier_wait(s.summed + (item.number & 1), (item.number >> 1 & 1) ^ 1);
             for (place.segment = 0; place.segment < shape.n_segments; ++place.segment) {
@@ -491,7 +531,7 @@ DEVICE void multiply_items(const Problem& p, const Shape& shape, const Shared& s
                 if (lane_index() == 0) barrier_arrive(s.empty + place.slot);
                 if (++place.slot == shape.n_stages) place.slot = 0, place.parity ^= 1;
             }
-            if (lane_index() == 0) barrier_arrive(s.multiplied + (item.number & 1));
+            barrier_arrive(s.multiplied + (item.number & 1));  // every lane: each has written sums
             is_other_tile = advance(p, shape, item);
         }
     }
@@ -545,8 +585,7 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
                 }
             }
         }
-        warp_barrier();
-        if (lane == 0) barrier_arrive(s.summed + buffer);
+        barrier_arrive(s.summed + buffer);
     }
 }
 
@@ -558,9 +597,10 @@ KERNEL_BOUNDED(32 * (WARPS + 2), 1) stream(const GRID_CONSTANT Problem p, const 
             barrier_init(s.empty + i, WARPS);
         }
         for (int32_t i = 0; i < 2; ++i) {
-            barrier_init(s.multiplied + i, WARPS);
-            barrier_init(s.summed + i, 1);
+            barrier_init(s.multiplied + i, 32 * WARPS);
+            barrier_init(s.summed + i, 32);
         }
+        s.large[0] = s.large[1] = 0;
         barrier_init_done();
     }
     start_overlapped();

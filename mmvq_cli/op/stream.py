@@ -152,7 +152,7 @@ def _layout(
     chunk_bytes = 2 * _CHUNK + 8 * d.format.min_groups  # activations, and four 16-bit parts of each group's sum
     column_bytes = (-(-d.n_cols // _CHUNK) * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
     item_sums = n_slices * rows * 8 * _column_tiles(d, columns)
-    sums_at = _round_up(8 * (2 * _MAX_STAGES + 4) + 4 * 32 + 4 * 3, 16)  # barriers, totals, the first tile
+    sums_at = _round_up(8 * (2 * _MAX_STAGES + 4) + 4 * 32 + 4 * 3 + 4 * 2, 16)  # barriers to `large`
     columns_at = _round_up(sums_at + 2 * 4 * item_sums, 128)
     stages_at = _round_up(columns_at + columns * (3 if d.dtype is Dtype.F32 else 1) * column_bytes, 128)
     shape = {

@@ -62,7 +62,13 @@ def launch_dependent(
     )
     status = _driver().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(function), pointers, None)
     if status:
-        raise LaunchError(f"cuLaunchKernelEx returned CUresult {status}", entry)
+        raise LaunchError(_name_of(status), entry)
+
+
+def _name_of(status: int) -> str:
+    name = ctypes.c_char_p()
+    _driver().cuGetErrorName(status, ctypes.byref(name))
+    return name.value.decode() if name.value else f"CUresult {status}"
 
 
 @cache
