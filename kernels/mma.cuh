@@ -18,7 +18,9 @@ DEVICE void spread_codes(Bytes8 codes, uint32_t above, uint32_t (&pairs)[4]) {
 
 constexpr uint32_t kMmaOne = 0x3C003C00u;
 
-DEVICE void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_f16(sums, a, b, sums); }
+DEVICE void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_f16(sums, a, b, sums);
+}
 
 DEVICE void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     mma_f16(sums, a, b, {0.0f, 0.0f, 0.0f, 0.0f});
@@ -130,8 +132,8 @@ struct BfloatParts {
 };
 
 // A column without an activation of kTiny or more is multiplied by kTinyScale, and its sums are divided by it.
-constexpr float kTiny = 8.6736174e-19f;        // 2^-60
-constexpr float kTinyScale = 1.8446744e19f;    // 2^64
+constexpr float kTiny = 8.6736174e-19f;      // 2^-60
+constexpr float kTinyScale = 1.8446744e19f;  // 2^64
 constexpr bool SCALES_TINY = MMVQ_ACTIVATION != 1;
 
 // NaN is not tiny.

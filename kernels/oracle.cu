@@ -28,7 +28,8 @@ KERNEL oracle_dispatches(const GRID_CONSTANT Problem p, double* values, double* 
                 const Element* x =
                     static_cast<const Element*>(p.activations) + activation_row(p, tile.first + c) * p.n_cols;
                 for (uint32_t i = 0; i < 8 && weight_in_row(octet, i) < p.n_cols; ++i) {
-                    const double product = static_cast<double>(w[i]) * static_cast<double>(to_float(x[weight_in_row(octet, i)]));
+                    const double product =
+                        static_cast<double>(w[i]) * static_cast<double>(to_float(x[weight_in_row(octet, i)]));
                     sums[c] += product;
                     absolute_sums[c] += product < 0 ? -product : product;
                 }

@@ -294,6 +294,12 @@ DEVICE void barrier_expect(uint64_t* barrier, uint32_t n_bytes, CALLER) {
 
 DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity, CALLER) { host_barrier_wait(barrier, parity, file, line); }
 
+// One arrival for all lanes: what each of them did before is done. (32 arrivals would come one after the other.)
+DEVICE void arrive_as_warp(uint64_t* barrier, CALLER) {
+    warp_barrier(file, line);
+    if (lane_index() == 0) barrier_arrive(barrier, file, line);
+}
+
 DEVICE void copy_bulk(void* to, const void* from, uint32_t n_bytes, uint64_t* barrier, CALLER) {
     host_copy(to, from, n_bytes, barrier, file, line);
 }
@@ -327,8 +333,8 @@ DEVICE void load_matrices(uint32_t (&words)[4], const void* row, CALLER) {
 }
 
 template <float (*Widen)(uint16_t)>
-DEVICE void mma_16bit(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], const char* file,
-                      int line) {
+DEVICE void mma_16bit(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
+                      const char* file, int line) {
     const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     uint32_t all[32][6];
     host_warp_exchange(mine, sizeof(mine), all, file, line);
@@ -480,6 +486,12 @@ DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
                  : "memory");
 }
 
+// One arrival for all lanes: what each of them did before is done. (32 arrivals would come one after the other.)
+DEVICE void arrive_as_warp(uint64_t* barrier) {
+    warp_barrier();
+    if (lane_index() == 0) barrier_arrive(barrier);
+}
+
 // Copies from global to shared memory; addresses and size are multiples of 16.
 DEVICE void copy_bulk(void* to, const void* from, uint32_t n_bytes, uint64_t* barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
@@ -514,7 +526,8 @@ DEVICE uint4 load_shared_if(bool is_wanted, const uint8_t* p) {
 DEVICE void start_overlapped() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;\n"
-                 "griddepcontrol.wait;" ::: "memory");
+                 "griddepcontrol.wait;" ::
+                     : "memory");
 #endif
 }
 

@@ -214,7 +214,8 @@ DEVICE void stage_group_sums(uint8_t* chunk, int32_t octet, const float (&halves
         const BfloatParts parts = BfloatParts::of(slot == 0 ? sum : 0.0f);
         const uint32_t part = mine == 0 ? parts.part[0] : mine == 1 ? parts.part[1] : mine == 2 ? parts.part[2] : 0;
         const int32_t words = MIN_GROUPS / 8;  // of a lane and part
-        uint8_t* target = chunk + 2 * CHUNK + 16 * words * (group % 8 / 2) + 4 * (words * mine + group / 8) + 2 * (group % 2);
+        uint8_t* target =
+            chunk + 2 * CHUNK + 16 * words * (group % 8 / 2) + 4 * (words * mine + group / 8) + 2 * (group % 2);
         *reinterpret_cast<uint16_t*>(target) = static_cast<uint16_t>(part >> 16);
     };
     if constexpr (MIN_GROUPS == 8) {
@@ -264,7 +265,8 @@ DEVICE uint32_t stage_tile(const Problem& p, const Shape& shape, const Tile& til
     named_barrier(1, 32 * WARPS);
     if constexpr (SCALES_TINY) {
         const uint32_t tiny = all & ~s.large[turn & 1];
-        if (thread_index() == 0) s.large[~turn & 1] = 0;  // read before this turn's first barrier, used after the next one's
+        if (thread_index() == 0)
+            s.large[~turn & 1] = 0;  // read before this turn's first barrier, used after the next one's
         if (tiny != 0) {
             stage_columns(p, shape, tile, s, tiny, kTinyScale);
             named_barrier(1, 32 * WARPS);
@@ -429,7 +431,8 @@ DEVICE void multiply_chunk(const uint8_t* upper, const uint8_t* lower, int32_t n
 #pragma unroll 1
         for (int32_t step = 0; 32 * step < n_weights; ++step) {
             const uint32_t octet = 4 * step | (lane_index() & 3);
-            multiply_step(unpack_operands(upper, octet), unpack_operands(lower, octet), columns, offset + 64 * step, sums);
+            multiply_step(unpack_operands(upper, octet), unpack_operands(lower, octet), columns, offset + 64 * step,
+                          sums);
         }
     }
 }
@@ -458,8 +461,8 @@ struct Unit {
         const int32_t row = 16 * group + lane_index() / 4;
         const int32_t upper = min(row, last_row), lower = min(row + 8, last_row);
         return {stage + upper * shape.row_slot + (phase + upper * row_phase) % 16,
-                stage + lower * shape.row_slot + (phase + lower * row_phase) % 16,
-                shape.run, p.n_cols - place.segment * shape.segment - first_chunk * CHUNK};
+                stage + lower * shape.row_slot + (phase + lower * row_phase) % 16, shape.run,
+                p.n_cols - place.segment * shape.segment - first_chunk * CHUNK};
     }
 };
 
@@ -527,11 +530,10 @@ DEVICE void multiply_items(const Problem& p, const Shape& shape, const Shared& s
             for (place.segment = 0; place.segment < shape.n_segments; ++place.segment) {
                 barrier_wait(s.full + place.slot, place.parity);
                 multiply_stage(p, shape, s, tile, columns, place);
-                warp_barrier();
-                if (lane_index() == 0) barrier_arrive(s.empty + place.slot);
+                arrive_as_warp(s.empty + place.slot);
                 if (++place.slot == shape.n_stages) place.slot = 0, place.parity ^= 1;
             }
-            barrier_arrive(s.multiplied + (item.number & 1));  // every lane: each has written sums
+            arrive_as_warp(s.multiplied + (item.number & 1));
             is_other_tile = advance(p, shape, item);
         }
     }
@@ -585,7 +587,7 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
                 }
             }
         }
-        barrier_arrive(s.summed + buffer);
+        arrive_as_warp(s.summed + buffer);
     }
 }
 
@@ -597,8 +599,8 @@ KERNEL_BOUNDED(32 * (WARPS + 2), 1) stream(const GRID_CONSTANT Problem p, const 
             barrier_init(s.empty + i, WARPS);
         }
         for (int32_t i = 0; i < 2; ++i) {
-            barrier_init(s.multiplied + i, 32 * WARPS);
-            barrier_init(s.summed + i, 32);
+            barrier_init(s.multiplied + i, WARPS);
+            barrier_init(s.summed + i, 1);
         }
         s.large[0] = s.large[1] = 0;
         barrier_init_done();

@@ -149,6 +149,7 @@ def test_an_equivalent_that_is_noticed_is_wrong(monkeypatch):
     assert score([Outcome(mutant(), KILLED)]).wrong_excuses == (mutant(),)
 
 
+@pytest.mark.skipif(not RESULT.exists(), reason="no recorded run: python -m scripts.mutate_kernels")
 def test_the_committed_result_meets_the_bar():
     page = RESULT.read_text(encoding="utf-8")
     assert float(re.search(r"Score ([\d.]+) %", page)[1]) >= 100 * BAR

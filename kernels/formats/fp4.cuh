@@ -33,7 +33,8 @@ struct Format<39> {  // MXFP4
     DEVICE HalfOctet<1> unpack_halves(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint32_t odd = load_u8x4<1>(b.qs + 4 * octet), even = odd << 8;
-        return {{e2m1_to_half2(even, false), e2m1_to_half2(odd, false), e2m1_to_half2(even, true), e2m1_to_half2(odd, true)},
+        return {{e2m1_to_half2(even, false), e2m1_to_half2(odd, false), e2m1_to_half2(even, true),
+                 e2m1_to_half2(odd, true)},
                 half_scale(b.e)};
     }
 };

@@ -18,7 +18,8 @@ struct Format<10> {  // Q2_K
         const Block& b = *reinterpret_cast<const Block*>(block);
         const Bytes8 bytes = load_halves<4>(b.qs + 32 * (octet >> 4) + 4 * (octet & 3));
         const Bytes8 codes = field(bytes, 2 * (octet >> 2 & 3), 0x03030303u);
-        const uint32_t both = load<uint16_t>(b.scales + (octet >> 2) * 2), scales = both & 0x0F0Fu, mins = both >> 4 & 0x0F0Fu;
+        const uint32_t both = load<uint16_t>(b.scales + (octet >> 2) * 2), scales = both & 0x0F0Fu,
+                       mins = both >> 4 & 0x0F0Fu;
         const float d = half_to_float(b.d), dmin = half_to_float(b.dmin);
         return {codes,
                 {byte_to_float(scales, 0), byte_to_float(scales, 1)},
@@ -80,8 +81,7 @@ struct ScaleMin {
         const uint32_t scales = first ? head.y & 0x3F3F3F3Fu : (head.w & 0x0F0F0F0Fu) | (head.y >> 2 & 0x30303030u);
         const float dmin = half_to_float(static_cast<uint16_t>(head.x >> 16));
         return {in_sixteenths ? sixteenth_of_byte(scales, sub & 3) : byte_to_float(scales, sub & 3),
-                -(dmin * byte_to_float(four_mins(head, first), sub & 3)),
-                half_to_float(static_cast<uint16_t>(head.x))};
+                -(dmin * byte_to_float(four_mins(head, first), sub & 3)), half_to_float(static_cast<uint16_t>(head.x))};
     }
 
     DEVICE uint32_t four_mins(uint4 head, bool first) {

@@ -95,7 +95,7 @@ _AXIS_PARSERS: dict[str, Callable[[Any], Any]] = {
     "layers": lambda value: _layers(as_text(value)),
     "top_k": lambda value: _count(value, "top-k"),
     "seed": lambda value: _count(value, "seed"),
-    "cache": lambda value: _choice(as_text(value), "cache", ("cold", "hot")),
+    "cache": lambda value: _choice(as_text(value), "cache", ("cold", "cold-flush", "hot")),
     "accumulate": lambda value: Accumulate(_choice(as_text(value), "accumulate", tuple(Accumulate))),
     "preference": lambda value: Preference(_choice(as_text(value), "prefer", tuple(Preference))),
 }

@@ -107,7 +107,7 @@ def test_the_sanitizer_reaches_every_kernel_that_a_plan_can_launch():
         for launch in Plan.select(c.descriptor, device, c.preference).launches
     ]
     sources = {(launch.source, launch.defines) for launch in launches}
-    judges = ("oracle.cu", "dequantize.cu", "canary.cu", "fill.cu", "validate.cu")  # no plan launches these
+    judges = ("oracle.cu", "dequantize.cu", "canary.cu", "fill.cu", "scan.cu", "validate.cu")  # no plan launches these
     widths = "MMVQ_COLUMN_TILES"  # each with every dtype, not with every format
 
     def without_width(source, defines):

@@ -94,7 +94,11 @@ def compile_source(source: Source, name: str, architecture: str) -> Cubin:
     nvrtc = _nvrtc()
     program = nvrtc.createProgram(source.text, name, (), ())
     try:
-        nvrtc.compileProgram(program, (f"--gpu-architecture={architecture}", *OPTIONS))
+        options = (f"--gpu-architecture={architecture}", *OPTIONS)
+        nvrtc.compileProgram(program, options)
+        if not parse_resources(_log(nvrtc, program)):
+            # What NVRTC takes from its own cache comes without ptxas's figures.
+            nvrtc.compileProgram(program, (*options, "--no-cache"))
         image, log = nvrtc.getCUBIN(program), _log(nvrtc, program)
     except nvrtc.NVRTCError as error:
         log = _log(nvrtc, program)

@@ -34,7 +34,14 @@ ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {
     ("grouped.cu IQ2_XS f32", "sm_80"): 20,
     ("grouped.cu Q5_K f16", "sm_89"): 36,
     ("grouped.cu Q5_K bf16", "sm_89"): 36,
-    ("grouped.cu IQ2_XS f32", "sm_90"): 20,
+    ("grouped.cu Q5_1 bf16", "sm_90"): 16,
+    ("grouped.cu IQ2_XS f16", "sm_90"): 28,
+    ("stream.cu Q5_1 f32 x4", "sm_90"): 108,
+    ("stream.cu Q2_K f32 x4", "sm_90"): 96,
+    ("stream.cu Q2_K f16 x4", "sm_90"): 88,
+    ("stream.cu Q2_K bf16 x4", "sm_90"): 96,
+    ("stream.cu IQ2_XS f16 x1", "sm_90"): 32,
+    ("stream.cu IQ1_S f32 x1", "sm_90"): 16,
     ("grouped.cu Q4_1 bf16", "sm_100"): 20,
     ("grouped.cu NVFP4 bf16", "sm_100"): 36,
     ("grouped.cu IQ3_S f32", "sm_100"): 20,
@@ -60,7 +67,7 @@ ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {
 }
 
 # Sizes on both sides of what a rule may look at: dispatches per expert, columns, rows.
-_TOKENS = (1, 16, 512)
+_TOKENS = (1, 8, 16, 512)
 _COLUMNS = (256, 7168)
 
 
@@ -110,7 +117,7 @@ def compile_variant(variant: Variant, architecture: str) -> Compiled:
 
 def common_variants() -> tuple[Variant, ...]:
     """List the sources that no weight format reaches and no plan picks."""
-    return tuple(Variant(source, (), "") for source in ("canary.cu", "fill.cu", "validate.cu"))
+    return tuple(Variant(source, (), "") for source in ("canary.cu", "fill.cu", "scan.cu", "validate.cu"))
 
 
 @cache
