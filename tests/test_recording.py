@@ -22,7 +22,7 @@ from mmvq_cli.suite import Axes, model_suite
 CASE = model_suite(Path(__file__).parent / "data/models/qwen3moe-Q4_K_M.gguf", Axes(tokens=(4,))).cases[2]
 H200 = find_device("H200")
 FACTS = SimpleNamespace(
-    entry="grouped", source_sha256="a" * 64, cubin_sha256="b" * 64, registers=40, shared_bytes=1024, local_bytes=0,
+    entry="stream", source_sha256="a" * 64, cubin_sha256="b" * 64, registers=40, shared_bytes=1024, local_bytes=0,
     blocks_per_sm=8, waves=0.5,
 )  # fmt: skip
 
@@ -36,13 +36,13 @@ def test_the_main_launch_is_described():
     before = subject.row_id
     subject.planned(plan, (SimpleNamespace(entry="combine"), FACTS))
     record = subject.failed(Status.LAUNCH_ERROR, "it broke")
-    grouped = next(launch for launch in plan.launches if launch.entry == "grouped")
-    assert record.kernel.grid == grouped.grid
+    product = next(launch for launch in plan.launches if launch.entry == "stream")
+    assert record.kernel.grid == product.grid
     assert (record.kernel.regs, record.kernel.smem_bytes, record.kernel.local_bytes) == (40, 1024, 0)
-    assert record.kernel.occupancy_pct == 100 * 8 * 128 / 2048
+    assert record.kernel.occupancy_pct == 100 * 8 * 512 / 2048
     subject.facts = {"max_threads_per_sm": 1536}
     subject.planned(plan, (FACTS,))
-    assert subject.failed(Status.TIMEOUT, "no result").kernel.occupancy_pct == 100 * 8 * 128 / 1536
+    assert subject.failed(Status.TIMEOUT, "no result").kernel.occupancy_pct == 100 * 8 * 512 / 1536
     assert record.ids.kernel.source_sha256 == "a" * 64
     assert record.ids.row_id == before  # an edited source is the same row
     assert (record.protocol.timer, record.env.device.cc, record.env.device.sm_n) == ("graph", "9.0", 132)

@@ -26,9 +26,9 @@ def test_kernel_rule_guarantee_launches_and_workspace_are_printed(capsys):
         "sm_90",
         "rule ",
         "guarantee ",
-        "c = 32",
+        "c = 128",
         "batch-invariant",
-        "grouped of grouped.cu",
+        "stream of stream.cu",
         "bytes",
     ):
         assert word in out
