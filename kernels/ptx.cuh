@@ -178,7 +178,6 @@ void host_copy(void* to, const void* from, uint32_t n_bytes, uint64_t* barrier, 
 void host_copy_commit();
 void host_copy_wait(uint32_t n_groups);
 void* host_dynamic_shared();
-uint64_t host_dynamic_shared_bytes();
 // Between the two, this thread's accesses are one indivisible operation.
 void host_atomic_begin();
 void host_atomic_end();
@@ -271,8 +270,6 @@ DEVICE T atomic_compare_and_swap(T* target, T expected, T desired) {
 DEVICE uint8_t* dynamic_shared() { return static_cast<uint8_t*>(host_dynamic_shared()); }
 
 DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p)); }
-
-DEVICE int32_t dynamic_shared_bytes() { return static_cast<int32_t>(host_dynamic_shared_bytes()); }
 
 DEVICE void barrier_init(uint64_t* barrier, uint32_t n_arrivals, CALLER) {
     host_barrier_init(barrier, n_arrivals, file, line);
@@ -434,12 +431,6 @@ DEVICE T atomic_compare_and_swap(T* target, T expected, T desired) {
 DEVICE uint8_t* dynamic_shared() {
     extern __shared__ __align__(128) uint8_t dynamic_shared_memory[];
     return dynamic_shared_memory;
-}
-
-DEVICE int32_t dynamic_shared_bytes() {
-    int32_t n_bytes;
-    asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(n_bytes));
-    return n_bytes;
 }
 
 DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }

@@ -26,7 +26,7 @@ _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
 
 # Dynamic shared memory of a block after opting in, in bytes, by compute capability (CUDA programming guide).
-_SHARED_BYTES = {(8, 0): 166_912, (9, 0): 232_448, (10, 0): 232_448}
+_SHARED_BYTES = {(9, 0): 232_448, (10, 0): 232_448}
 _SHARED_BYTES_ELSEWHERE = 101_376
 
 _SHAPE = (

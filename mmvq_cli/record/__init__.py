@@ -1,12 +1,10 @@
 """What a run leaves behind: records of a versioned schema, in append-only JSON lines."""
 
+from mmvq_cli.record.environment import CanaryBandwidth, DeviceFacts, Env, SmClock
 from mmvq_cli.record.fields import field_table, refresh_field_table
 from mmvq_cli.record.groups import (
     Axes,
-    CanaryBandwidth,
     Correctness,
-    DeviceFacts,
-    Env,
     Git,
     Ids,
     Kernel,
@@ -14,7 +12,6 @@ from mmvq_cli.record.groups import (
     Precision,
     Protocol,
     RoutingSummary,
-    SmClock,
     Status,
     TimeStatistics,
     Timing,

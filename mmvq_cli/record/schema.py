@@ -10,19 +10,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from mmvq_cli.errors import OpenError
-from mmvq_cli.record.groups import (
-    Axes,
-    Correctness,
-    Env,
-    Group,
-    Ids,
-    Kernel,
-    KernelIdentity,
-    Protocol,
-    Status,
-    Timing,
-    Work,
-)
+from mmvq_cli.record.environment import Env
+from mmvq_cli.record.groups import Axes, Correctness, Group, Ids, Kernel, KernelIdentity, Protocol, Status, Timing, Work
 from mmvq_cli.record.upgrade import upgraded
 
 SCHEMA = "mmvq.result/2"

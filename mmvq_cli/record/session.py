@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field
 
-from mmvq_cli.record.groups import CanaryBandwidth, Group
+from mmvq_cli.record.environment import CanaryBandwidth
+from mmvq_cli.record.groups import Group
 from mmvq_cli.record.schema import Record, validated
 
 LOOK_SCHEMA = "mmvq.look/1"

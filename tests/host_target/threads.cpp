@@ -470,5 +470,4 @@ void host_copy_wait(uint32_t n_groups) {
 
 void* host_dynamic_shared() { return memory::dynamic_shared(); }
 
-uint64_t host_dynamic_shared_bytes() { return launch->dynamic_bytes; }
 }
