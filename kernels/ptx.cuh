@@ -329,6 +329,9 @@ DEVICE void load_matrices(uint32_t (&words)[4], const void* row, CALLER) {
     }
 }
 
+// A subnormal bfloat16 counts as zero there (seen on an H200).
+DEVICE float bfloat_to_float_or_zero(uint16_t bfloat) { return bfloat & 0x7F80u ? bfloat_to_float(bfloat) : 0.0f; }
+
 template <float (*Widen)(uint16_t)>
 DEVICE void mma_16bit(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
                       const char* file, int line) {
@@ -353,7 +356,7 @@ DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
 }
 
 DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], CALLER) {
-    mma_16bit<bfloat_to_float>(d, a, b, c, file, line);
+    mma_16bit<bfloat_to_float_or_zero>(d, a, b, c, file, line);
 }
 
 #else

@@ -117,3 +117,13 @@ def test_a_row_that_is_slowed_on_purpose_is_no_run_of_its_machine_code():
     record = made.failed(Status.TIMEOUT, "no result")
     assert record.ids.kernel.cubin_sha256 is None
     assert record.ids.kernel.version.endswith("+slowed-0.1")
+
+
+def test_the_product_is_described_even_when_the_sum_has_a_larger_grid():
+    many = model_suite(Path(__file__).parent / "data/models/qwen3moe-Q4_K_M.gguf", Axes(tokens=(1024,))).cases[2]
+    plan = Plan.select(many.descriptor, H200)
+    product = next(launch for launch in plan.launches if launch.entry == "stream")
+    assert max(plan.launches, key=lambda launch: launch.grid[0]) is not product
+    subject = CaseRecorder(many, "run", "suite", H200, 4, True)
+    subject.planned(plan, (FACTS,))
+    assert subject.failed(Status.TIMEOUT, "no result").kernel.grid == product.grid

@@ -60,6 +60,17 @@ def test_a_source_becomes_a_cubin_with_its_resources():
     assert cubin.resources_of("scale").spill_bytes == 0
 
 
+def test_figures_that_the_compilers_own_cache_leaves_out_are_asked_for_again(monkeypatch):
+    real, logs = build._log, []
+
+    def first_one_empty(nvrtc, program):
+        logs.append(real(nvrtc, program))
+        return logs[-1] if len(logs) > 1 else ""
+
+    monkeypatch.setattr(build, "_log", first_one_empty)
+    assert compile_source(source_of(SCALE), "scale.cu", "sm_90").resources_of("scale").registers > 0
+
+
 def test_the_cubin_depends_on_neither_the_folder_nor_the_time(tmp_path, monkeypatch):
     here = compile_source(source_of(SCALE), "scale.cu", "sm_90")
     monkeypatch.chdir(tmp_path)
