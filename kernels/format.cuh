@@ -10,11 +10,18 @@
 //                          halves share bytes or have scales of their own
 //   unpack(block, octet)   one octet of a block, as an Octet or OffsetOctet: byte codes and the scale that makes them
 //                          bit-equal to ggml's C dequantizer
-//   mins(block)            only where offsets are small integers times one float: for kernels that sum them up apart
+// and reads no byte outside the block. Where scales are small integers (formats/fold.cuh) it also provides
+//   Strip                  what a lane keeps of its strip t of 256 weights; `d`: the factor of the sum over the block; where
+//                          offsets are small integers too, `mins`: bfloat16 pairs of them, and their factor `dmin`
+//   strip(block, t, grid)  a block of 64 weights is strip t of its run itself
+//   fold(strip, i, pairs)  octet i of the strip as f16, weights (0, 2), (1, 3), (4, 6), (5, 7)
+//   strip_weight(t, i, e)  which weight of the run is weight e of octet i; 0 to 3 and 4 to 7 are neighbours. Octet i belongs to
+//                          pair i % (number of pairs) of `mins`: its first four weights to the lower half
+//   grid_words, grid_word  the codebook that `grid` points to, in 32-bit words, when there is one
 // and reads no byte outside the block. Plain floats (block_size 1) are described in formats/plain.cuh.
 
 #include "ptx.cuh"
-#include "formats/unpack.cuh"
+#include "formats/fold.cuh"
 
 template <int Id>
 struct Format;

@@ -1,20 +1,15 @@
-// Weights and activations as exact operands of the tensor cores: 16-bit floats, f16 with f16 activations, else bfloat16.
+// Weights and activations as f16 operands of the tensor cores.
 //
-// Byte codes become integers (code - bias), which both types hold exactly. An octet is four words: weights (0, 2), (1, 3),
-// (4, 6), (5, 7), the order in which masks take bytes out of words. The tensor cores read subnormal f16 exactly but take
-// subnormal bfloat16 for zero: columns of tiny activations are scaled by a power of two (kTiny).
+// Weights are exact: folded strips (formats/fold.cuh), or byte codes as integers (code - bias) whose scale goes on the sums. An
+// octet is four words: weights (0, 2), (1, 3), (4, 6), (5, 7), the order in which masks take bytes out of words.
+// Activations: f16 as it is. Others are multiplied, 256 at a time, by the power of two that brings the largest between 1 and 2^15,
+// and cut into f16 parts: bfloat16 in one, exactly down to 2^-17 of the largest and else to 2^-25 of it; f32 in two,
+// hi + lo / 2^11, to 2^-23 of each or 2^-36 of the largest.
 #include "octets.cuh"
 
-// Each code in a 16-bit half of its own, with `above` in the bits over it.
-DEVICE void spread_codes(Bytes8 codes, uint32_t above, uint32_t (&pairs)[4]) {
-    const uint32_t mask = codes.mask & 0x00FF00FFu;  // a mask is the same for all bytes
-    pairs[0] = and_or(codes.lo, mask, above);
-    pairs[1] = and_or(shift_right_8(codes.lo), mask, above);
-    pairs[2] = and_or(codes.hi, mask, above);
-    pairs[3] = and_or(shift_right_8(codes.hi), mask, above);
-}
-
-#if MMVQ_ACTIVATION == 1
+constexpr bool IS_SCALED = MMVQ_ACTIVATION != 1;
+constexpr int PARTS = MMVQ_ACTIVATION == 0 ? 2 : 1;  // f16 of an activation
+constexpr float kLowPart = 2048.0f;                  // what the second part is multiplied by
 
 constexpr uint32_t kMmaOne = 0x3C003C00u;
 
@@ -26,18 +21,52 @@ DEVICE void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&
     mma_f16(sums, a, b, {0.0f, 0.0f, 0.0f, 0.0f});
 }
 
-// 0x64 above a code is the f16 1024 + code. A code alone would be a subnormal, its 2^-24 multiple, without any conversion, but
-// then the tensor cores line products up by its exponent, not its first bit, and lose the bits between.
+// ---- Weights.
+
+template <typename F>
+DEVICE constexpr auto has_strips(int) -> decltype(sizeof(typename F::Strip) > 0) {
+    return true;
+}
+
+template <typename F>
+DEVICE constexpr bool has_strips(...) {
+    return false;
+}
+
+constexpr bool IS_FOLDED = has_strips<WeightFormat>(0);
+
+// How many pairs of offsets a strip has.
+template <typename Strip>
+DEVICE constexpr auto min_pairs(int) -> decltype(sizeof(Strip::mins) > 0, 0) {
+    return sizeof(Strip::mins) / sizeof(uint32_t);
+}
+
+template <typename Strip>
+DEVICE constexpr int min_pairs(...) {
+    return 0;
+}
+
+// Each code in a 16-bit half of its own, under the exponent of 1024. (A code alone would be a subnormal, its 2^-24 multiple,
+// without any conversion, but then the tensor cores line products up by its exponent, not its first bit, and lose the bits
+// between.)
+DEVICE void spread_codes(Bytes8 codes, uint32_t (&pairs)[4]) {
+    const uint32_t mask = codes.mask & 0x00FF00FFu;  // a mask is the same for all bytes
+    pairs[0] = and_or(codes.lo, mask, kAbove1024);
+    pairs[1] = and_or(shift_right_8(codes.lo), mask, kAbove1024);
+    pairs[2] = and_or(codes.hi, mask, kAbove1024);
+    pairs[3] = and_or(shift_right_8(codes.hi), mask, kAbove1024);
+}
+
 template <int SCALES>
 DEVICE void to_mma_weights(ShiftedOctet<SCALES> octet, uint32_t (&pairs)[4]) {
-    spread_codes(octet.codes, 0x64006400u, pairs);
+    spread_codes(octet.codes, pairs);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = half2_subtract(pairs[i], 0x64006400u);
+    for (int i = 0; i < 4; ++i) pairs[i] = half2_subtract(pairs[i], kAbove1024);
 }
 
 template <int SCALES>
 DEVICE void to_mma_weights(BiasedOctet<SCALES> octet, uint32_t (&pairs)[4]) {
-    spread_codes(octet.codes, 0x64006400u, pairs);
+    spread_codes(octet.codes, pairs);
     const uint32_t bias = (0x6400u + static_cast<uint32_t>(octet.bias)) * 0x00010001u;
 #pragma unroll
     for (int i = 0; i < 4; ++i) pairs[i] = half2_subtract(pairs[i], bias);
@@ -49,72 +78,97 @@ DEVICE void to_mma_weights(HalfOctet<SCALES> octet, uint32_t (&pairs)[4]) {
     for (int i = 0; i < 4; ++i) pairs[i] = octet.pairs[i];
 }
 
-// An octet of a row, as f16 where its format has a short way to them.
+// An octet of a row, as f16 where its format has a short way to them, unless small scales then lost bits that f32 asks for.
+#if MMVQ_ACTIVATION != 0
 template <typename F = WeightFormat>
 DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet) -> decltype(F::unpack_halves(row, octet)) {
     constexpr uint32_t octets = F::block_size / 8;
     return F::unpack_halves(row + static_cast<int64_t>(octet / octets) * MMVQ_TYPE_SIZE, octet % octets);
 }
+#endif
 
 template <typename F = WeightFormat, typename... Unused>
 DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet, Unused...) {
     return unpack_octet<F>(row, octet);
 }
 
-// What the operands of this type of octet are multiples of, the other way round.
-template <typename AnyOctet>
-DEVICE constexpr float mma_unit() {
-    return AnyOctet::are_halves ? kHalfUnit : 1.0f;
+// Whether the format's operands are multiples of 1 / kHalfUnit.
+template <typename F = WeightFormat>
+DEVICE constexpr bool are_halves() {
+    if constexpr (IS_FOLDED) return false;
+    else return decltype(unpack_operands<F>(nullptr, 0))::are_halves;
 }
 
-#else
+// ---- Activations.
 
-constexpr uint32_t kMmaOne = 0x3F803F80u;
-
-DEVICE void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    mma_bf16(sums, a, b, sums);
+// Which weight of its 256 is weight e of the octet that lane t multiplies as its i-th.
+template <typename F = WeightFormat>
+DEVICE constexpr int32_t mma_weight(int32_t t, int32_t i, int32_t e) {
+    if constexpr (IS_FOLDED) return F::strip_weight(t, i, e);
+    else return weight_in_row<F>(4 * i + t, e);
 }
 
-DEVICE void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    mma_bf16(sums, a, b, {0.0f, 0.0f, 0.0f, 0.0f});
-}
-
-// 0x43 above a code below 128 is the bfloat16 128 + code.
-template <int SCALES>
-DEVICE void to_mma_weights(ShiftedOctet<SCALES> octet, uint32_t (&pairs)[4]) {
-    spread_codes(octet.codes, 0x43004300u, pairs);
+// Eight activations in the order of an octet's weights, from `row`, the first of the octet's 256; zero from `end` on. Weights 0
+// to 3 and 4 to 7 are neighbours, at multiples of 4. `whole_vectors`: the row is aligned to 16 bytes, `end` a multiple of 8.
+DEVICE void load_mma_octet(const Element* row, int32_t t, int32_t i, int32_t end, bool whole_vectors, Element (&x)[8]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = bfloat2_subtract(pairs[i], 0x43004300u);
-}
-
-// A bias of 128 means codes of eight bits: their low seven above 128, less 128, and 128 less where the eighth is not set.
-template <int SCALES>
-DEVICE void to_mma_weights(BiasedOctet<SCALES> octet, uint32_t (&pairs)[4]) {
-    if (octet.bias == kBias) {
-        uint32_t inverted[4];
-        spread_codes({octet.codes.lo, octet.codes.hi, octet.codes.mask & 0x7F7F7F7Fu}, 0x43004300u, pairs);
-        spread_codes({~octet.codes.lo, ~octet.codes.hi, 0x80808080u}, 0x43004300u, inverted);
+    for (int half = 0; half < 2; ++half) {
+        const int32_t first = mma_weight(t, i, 4 * half);
+        Element four[4] = {};
+        if (whole_vectors) {
+            if (first < end) load_vectors<sizeof(four)>(row + first, four);
+        } else {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) pairs[i] = bfloat2_subtract(pairs[i], inverted[i]);
-    } else {
-        spread_codes(octet.codes, 0x43004300u, pairs);
-        const uint32_t bias = (0x4300u + static_cast<uint32_t>(octet.bias)) * 0x00010001u;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) pairs[i] = bfloat2_subtract(pairs[i], bias);
+            for (int e = 0; e < 4; ++e) {
+                if (first + e < end) four[e] = row[first + e];
+            }
+        }
+        memcpy(x + 4 * half, four, sizeof(four));
     }
 }
 
-template <typename F = WeightFormat>
-DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet) {
-    return unpack_octet<F>(row, octet);
+// 2^e, a normal number.
+DEVICE float power_of_two(int32_t e) { return bits_to_float(static_cast<uint32_t>(e + 127) << 23); }
+
+// What 256 activations are multiplied by, and what their sums are multiplied by again, one factor after the other: the square
+// roots of the whole, so that no step leaves the range of f32 when sum and result are within it.
+struct Powers {
+    float up, down[2];
+
+    // `bits`: of the largest finite magnitude, which is left where it is from 1 to 2^15, else brought to the nearer end.
+    DEVICE Powers of(uint32_t bits) {
+        const int32_t exponent = max(static_cast<int32_t>(bits >> 23), 1) - 127;
+        const int32_t up = min(max(exponent, 0), 14) - exponent;
+        const int32_t down = (are_halves() ? kHalfUnitLog2 : 0) - up, half = down >> 1;
+        return {power_of_two(up), {power_of_two(half), power_of_two(down - half)}};
+    }
+};
+
+// The magnitude of a finite float as an integer that orders them; 0 for others.
+DEVICE uint32_t finite_magnitude(float x) {
+    const uint32_t bits = float_to_bits(x) & 0x7FFFFFFFu;
+    return bits < 0x7F800000u ? bits : 0;
 }
 
-template <typename AnyOctet>
-DEVICE constexpr float mma_unit() {
-    return 1.0f;
+// Activations as words of f16 parts, in the order of the weights' words.
+DEVICE void to_mma_columns(const float (&x)[8], uint4 (&parts)[PARTS]) {
+    uint32_t words[PARTS][4];
+#pragma unroll
+    for (int word = 0; word < 4; ++word) {
+        const int first = 4 * (word / 2) + word % 2;
+        const uint32_t low = float_to_half(x[first]), high = float_to_half(x[first + 2]);
+        words[0][word] = low | high << 16;
+        if constexpr (PARTS == 2) {
+            const uint32_t low_rest = float_to_half((x[first] - half_to_float(low)) * kLowPart),
+                           high_rest = float_to_half((x[first + 2] - half_to_float(high)) * kLowPart);
+            words[1][word] = low_rest | high_rest << 16;
+        }
+    }
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+        parts[part] = {words[part][0], words[part][1], words[part][2], words[part][3]};
+    }
 }
-
-#endif
 
 // A float as three bfloat16 whose sum it is: its upper half, that of the rest, and what is left.
 struct BfloatParts {
@@ -130,50 +184,3 @@ struct BfloatParts {
         return parts;
     }
 };
-
-// A column without an activation of kTiny or more is multiplied by kTinyScale, and its sums are divided by it.
-constexpr float kTiny = 8.6736174e-19f;      // 2^-60
-constexpr float kTinyScale = 1.8446744e19f;  // 2^64
-constexpr bool SCALES_TINY = MMVQ_ACTIVATION != 1;
-
-// NaN is not tiny.
-DEVICE bool is_tiny(float x) { return (float_to_bits(x) & 0x7FFFFFFFu) < float_to_bits(kTiny); }
-
-// The activations of an octet times `scale` (of f32 and bfloat16) as mma operands, in the order of its weights: as they are,
-// or an f32 cut into three parts. `halves` are the sums of the first and the last four; true when all are tiny.
-template <int PARTS>
-DEVICE bool load_mma_columns(const Element* row, uint32_t octet, int n_cols, bool whole_vectors, float scale,
-                             uint4 (&parts)[PARTS], float (&halves)[2]) {
-    Element x[8];
-    load_elements(row, octet, n_cols, whole_vectors, x);
-    bool are_tiny = true;
-    if constexpr (SCALES_TINY) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            are_tiny = are_tiny && is_tiny(to_float(x[i]));
-            x[i] = from_float(to_float(x[i]) * scale);
-        }
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const Element* y = x + 4 * half;
-        halves[half] = to_float(y[0]) + to_float(y[1]) + (to_float(y[2]) + to_float(y[3]));
-    }
-    uint32_t words[PARTS][4];
-#pragma unroll
-    for (int word = 0; word < 4; ++word) {
-        const int first = 4 * (word / 2) + word % 2;
-#if MMVQ_ACTIVATION == 0
-        const BfloatParts low = BfloatParts::of(x[first]), high = BfloatParts::of(x[first + 2]);
-#pragma unroll
-        for (int part = 0; part < PARTS; ++part) words[part][word] = low.part[part] >> 16 | high.part[part];
-#else
-        words[0][word] = x[first].bits | static_cast<uint32_t>(x[first + 2].bits) << 16;
-#endif
-    }
-#pragma unroll
-    for (int part = 0; part < PARTS; ++part) {
-        parts[part] = {words[part][0], words[part][1], words[part][2], words[part][3]};
-    }
-    return are_tiny;
-}

@@ -25,10 +25,14 @@ struct alignas(8) uint2 {
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
+struct alignas(8) float2 {
+    float x, y;
+};
 struct alignas(16) float4 {
     float x, y, z, w;
 };
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+using std::max;
 using std::min;
 #else
 using int8_t = signed char;
@@ -155,6 +159,21 @@ DEVICE uint32_t count_ones(uint32_t bits) {
 #endif
 }
 
+// The lowest bit that is set, of a word that has one.
+DEVICE int32_t lowest_bit(uint32_t bits) {
+#ifdef MMVQ_HOST
+    return __builtin_ctz(bits);
+#else
+    return __ffs(static_cast<int32_t>(bits)) - 1;
+#endif
+}
+
+// a / b for a >= 0, b > 0: a 64-bit division takes five times as long as the 32-bit one that nearly always does.
+DEVICE int64_t quotient(int64_t a, int32_t b) {
+    if (a >> 32 == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+    return a / b;
+}
+
 #ifdef MMVQ_HOST
 
 // ---- What tests/host_target provides. Each call may switch to another thread of the block.
@@ -205,6 +224,12 @@ DEVICE void warp_barrier(CALLER) { host_warp_barrier(file, line); }
 
 DEVICE void named_barrier(uint32_t id, uint32_t n_threads, CALLER) { host_named_barrier(id, n_threads, file, line); }
 
+DEVICE int32_t shuffle(int32_t value, int lane, CALLER) {
+    int32_t all[32];
+    host_warp_exchange(&value, sizeof(value), all, file, line);
+    return all[lane];
+}
+
 template <typename T>
 DEVICE T shuffle_xor(T value, int mask, CALLER) {
     T all[32];
@@ -226,17 +251,19 @@ DEVICE int32_t warp_prefix_sum(int32_t value, CALLER) {
     return sum;
 }
 
-DEVICE uint32_t warp_or(uint32_t bits, CALLER) {
-    uint32_t all[32], result = 0;
-    host_warp_exchange(&bits, sizeof(bits), all, file, line);
-    for (int lane = 0; lane < 32; ++lane) result |= all[lane];
+DEVICE uint32_t warp_ballot(bool value, CALLER) {
+    bool all[32];
+    uint32_t result = 0;
+    host_warp_exchange(&value, sizeof(value), all, file, line);
+    for (int lane = 0; lane < 32; ++lane) result |= static_cast<uint32_t>(all[lane]) << lane;
     return result;
 }
 
-DEVICE void atomic_or(uint32_t* target, uint32_t bits) {
-    host_atomic_begin();
-    *target = *target | bits;
-    host_atomic_end();
+DEVICE uint32_t warp_max(uint32_t value, CALLER) {
+    uint32_t all[32], result = 0;
+    host_warp_exchange(&value, sizeof(value), all, file, line);
+    for (int lane = 0; lane < 32; ++lane) result = all[lane] > result ? all[lane] : result;
+    return result;
 }
 
 template <typename T>
@@ -305,16 +332,13 @@ DEVICE void copy_async(void* to, const void* from, CALLER) { host_copy(to, from,
 
 DEVICE void start_overlapped() {}  // grids run one after the other here
 
+DEVICE void prefetch(const void*) {}
+
 DEVICE void copy_async_commit() { host_copy_commit(); }
 
 template <int Groups>
 DEVICE void copy_async_wait() {
     host_copy_wait(Groups);
-}
-
-DEVICE uint4 load_shared_if(bool is_wanted, const uint8_t* p) {
-    const uint32_t junk = 0x7FFF7FFFu;
-    return is_wanted ? load<uint4>(p) : uint4{junk, junk, junk, junk};
 }
 
 // ---- Tensor cores. Fragments as in the PTX manual; a sum is exact here and rounded once, a GPU's may differ from it.
@@ -383,6 +407,9 @@ DEVICE void named_barrier(uint32_t id, uint32_t n_threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
 }
 
+// The value of lane `lane`.
+DEVICE int32_t shuffle(int32_t value, int lane) { return __shfl_sync(0xFFFFFFFFu, value, lane); }
+
 template <typename T>
 DEVICE T shuffle_xor(T value, int mask) {
     return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
@@ -406,10 +433,11 @@ DEVICE int32_t warp_prefix_sum(int32_t value) {
     return value;
 }
 
-// The bits that any lane of the warp has.
-DEVICE uint32_t warp_or(uint32_t bits) { return __reduce_or_sync(0xFFFFFFFFu, bits); }
+// Bit i: whether it is true of lane i.
+DEVICE uint32_t warp_ballot(bool value) { return __ballot_sync(0xFFFFFFFFu, value); }
 
-DEVICE void atomic_or(uint32_t* target, uint32_t bits) { atomicOr(target, bits); }
+// The largest value of the warp's lanes.
+DEVICE uint32_t warp_max(uint32_t value) { return __reduce_max_sync(0xFFFFFFFFu, value); }
 
 // Reads what other threads change atomically.
 template <typename T>
@@ -501,19 +529,6 @@ DEVICE void copy_async(void* to, const void* from) {
 
 DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Reads 16 bytes of shared memory at `p`, aligned to 16; where they are not wanted the words are unspecified.
-DEVICE uint4 load_shared_if(bool is_wanted, const uint8_t* p) {
-    uint4 words;
-    asm volatile("{\n"
-                 ".reg .pred wanted;\n"
-                 "setp.ne.u32 wanted, %5, 0;\n"
-                 "@wanted ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-                 "}"
-                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
-                 : "r"(shared_address(p)), "r"(static_cast<uint32_t>(is_wanted)));
-    return words;
-}
-
 // Every kernel that a plan launches as overlapping (Launch.overlaps) calls this before it touches global memory: the next
 // kernel of the stream may be set up from now on, and all that the kernels before this one wrote is there afterwards.
 // Without the launch attribute, and before sm_90, it does nothing.
@@ -524,6 +539,9 @@ DEVICE void start_overlapped() {
                      : "memory");
 #endif
 }
+
+// Brings the line that holds `p` into the L2 cache.
+DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // Waits until at most `Groups` of the thread's groups are on their way.
 template <int Groups>
@@ -610,6 +628,31 @@ DEVICE uint32_t half2_subtract(uint32_t a, uint32_t b) {
 #else
     uint32_t result;
     asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+    return result;
+#endif
+}
+
+// a * b + c for two f16 in a word, rounded once; exact where the kernels use it.
+DEVICE uint32_t half2_multiply_add(uint32_t a, uint32_t b, uint32_t c) {
+#ifdef MMVQ_HOST
+    const auto part = [&](int shift) {
+        const auto widen = [&](uint32_t word) { return half_to_float(static_cast<uint16_t>(word >> shift)); };
+        return static_cast<uint32_t>(float_to_half(std::fma(widen(a), widen(b), widen(c)))) << shift;
+    };
+    return part(0) | part(16);
+#else
+    uint32_t result;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+#endif
+}
+
+DEVICE uint32_t half2_multiply(uint32_t a, uint32_t b) {
+#ifdef MMVQ_HOST
+    return half2_multiply_add(a, b, 0x80008000u);
+#else
+    uint32_t result;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
     return result;
 #endif
 }

@@ -8,10 +8,10 @@
 // multiply, one sums up and stores. A unit of multiplication is 16 rows x one slice (a run of chunks of 256 weights); units go
 // around the warps in order, from stage to stage, so that all get the same share.
 //
-// Arithmetic: a format's byte codes become exact 16-bit floats (integers), activations are exact 16-bit floats (f32 in three bfloat16 parts that sum to it exactly), products are exact in the tensor cores' f32 sums of 16
-// or 32 weights that share a scale; scale and offset are applied to these sums in f32. Offsets that are a small integer
-// times one float per 256 weights (Mins) are multiplied, as bfloat16, with the sums of the activations of their group, which
-// are kept beside the activations as three bfloat16 parts.
+// Arithmetic: exact products of f16 in the tensor cores' f32 sums (mma.cuh); of whole blocks where the format's scales are folded
+// into the weights, else of the 16 or 32 weights that share a scale, which goes on the sums in f32. Offsets that are a small
+// integer times one float per block are multiplied, as bfloat16, with the sums of the activations of their group, which are kept
+// beside the activations as three bfloat16 parts.
 // A sum's order depends on format and n_cols only, never on the other dispatches of a tile, the tile's width or the device.
 // Bytes: packed rows once per tile; activations once per tile and block.
 #include "mma.cuh"
@@ -23,22 +23,22 @@ constexpr int MIN_GROUPS = MMVQ_MIN_GROUPS;  // of 256 weights, where the format
 constexpr int MAX_STAGES = 8;
 constexpr int CHUNK = 256;
 
-constexpr int PARTS = MMVQ_ACTIVATION == 0 ? 3 : 1;  // 16-bit floats per activation
-constexpr int COLUMN_SLOTS = PARTS == 1 ? 1 : 4;     // mma columns per dispatch
+constexpr int COLUMN_SLOTS = PARTS;  // mma columns per dispatch
 constexpr int SUM_STRIDE = 8 * N_TILES;
 constexpr int PACKED_CHUNK = CHUNK / MMVQ_BLOCK_SIZE * MMVQ_TYPE_SIZE;  // bytes
-constexpr int CHUNK_BYTES = 2 * CHUNK + 8 * MIN_GROUPS;  // of a column: activations, and four 16-bit parts of each sum
-using Operands = decltype(unpack_operands(nullptr, 0));
-constexpr int N_SCALES = Operands::n_scales;
-// Octets of 8 neighbours under scales for 16: half the lanes' weights belong to either scale.
-constexpr bool MIXED_SCALES = WeightFormat::scale_group < 32 && N_SCALES == 1;
+constexpr int MIN_PAIRS = MIN_GROUPS / 8;                               // of a lane's strip
+// Of a column: activations; four 16-bit parts of each group's sum; the powers of two of 256 activations.
+constexpr int SUMS_AT = 2 * CHUNK, POWERS_AT = SUMS_AT + 8 * MIN_GROUPS, CHUNK_BYTES = POWERS_AT + (IS_SCALED ? 16 : 0);
+constexpr int GRID_WORDS = MMVQ_GRID_WORDS;  // of the format's codebook, if strips look it up
 static_assert(MMVQ_BLOCK_SIZE > 1 && CHUNK % MMVQ_BLOCK_SIZE == 0, "chunks are whole blocks");
-static_assert(!(MIXED_SCALES && Operands::has_offset), "no format needs it");
+static_assert(IS_FOLDED || (MIN_GROUPS == 0 && GRID_WORDS == 0), "only strips have such");
 
 // How the plan cuts a problem (op/stream.py computes and explains it): by value beside the problem, so that one kernel serves
 // all sizes and every figure is read from constant memory.
 struct Shape {
-    int32_t columns;         // dispatches per tile, at most 8 * N_TILES / COLUMN_SLOTS
+    int32_t columns;         // dispatches per tile, at most 8 * N_TILES / COLUMN_SLOTS, a power of two
+    int32_t column_shift;    // log2(columns)
+    int32_t tile_slots;      // tiles whose activations are kept, 1 or 2
     int32_t row_groups;      // of 16 rows per item, a power of two
     int32_t group_shift;     // log2(row_groups)
     int32_t rows;            // per item
@@ -53,11 +53,13 @@ struct Shape {
     int32_t row_slot;        // bytes of a row in a stage
     int32_t stage_bytes;
     int32_t n_stages;
+    int32_t early_stages;  // copied before the first activations are there
     int32_t column_bytes;  // of one 16-bit activation column
     int32_t item_sums;     // floats of an item's unfinished sums [n_slices][rows][SUM_STRIDE]
     int32_t sums_at;       // where the parts of dynamic shared memory start, in bytes
     int32_t columns_at;
     int32_t stages_at;
+    int32_t grid_at;
 };
 
 // Up to `columns` dispatches of one expert.
@@ -82,22 +84,30 @@ struct Share {
 // Dispatches of a tile.
 DEVICE int32_t count_of(const Shape& shape, const Tile& tile) { return min(shape.columns, tile.end - tile.first); }
 
-// The first tile of the next expert that has one; none is left when `expert` is n_experts.
+// The first tile of the next expert that has one, by a warp; none is left when its expert is n_experts.
 DEVICE Tile first_tile_from(const Problem& p, int32_t expert) {
-    for (; expert < p.n_experts; ++expert) {
-        const int32_t first = p.expert_offsets[expert], end = p.expert_offsets[expert + 1];
-        if (first < end) return {expert, first, end};
+    for (; expert < p.n_experts; expert += 32) {
+        const int32_t mine = expert + lane_index();
+        const uint32_t busy = warp_ballot(mine < p.n_experts && p.expert_offsets[mine] < p.expert_offsets[mine + 1]);
+        if (busy == 0) continue;
+        const int32_t found = expert + lowest_bit(busy);
+        return {found, p.expert_offsets[found], p.expert_offsets[found + 1]};
     }
-    return {expert, 0, 0};
+    return {p.n_experts, 0, 0};
 }
 
-// On to the next item; true when it has another tile.
+// The tile behind this one, by a warp.
+DEVICE Tile next_tile(const Problem& p, const Shape& shape, Tile tile) {
+    tile.first += shape.columns;
+    return tile.first < tile.end ? tile : first_tile_from(p, tile.expert + 1);
+}
+
+// On to the next item, by a warp; true when it has another tile.
 DEVICE bool advance(const Problem& p, const Shape& shape, Item& item) {
     ++item.number;
     if (++item.row_tile < shape.n_row_tiles) return false;
     item.row_tile = 0;
-    item.tile.first += shape.columns;
-    if (item.tile.first >= item.tile.end) item.tile = first_tile_from(p, item.tile.expert + 1);
+    item.tile = next_tile(p, shape, item.tile);
     return true;
 }
 
@@ -107,12 +117,11 @@ struct Shared {
     uint64_t* empty;       // [MAX_STAGES]
     uint64_t* multiplied;  // [2] of an item
     uint64_t* summed;      // [2]
-    int32_t* totals;       // [32], of the scan over experts
-    Tile* start;           // [1], where the block starts
-    uint32_t* large;       // [2], columns with an activation that is not tiny, of this tile and the next
+    uint64_t* staged;      // [1], the first activations
     float* sums;           // [2][item_sums]
-    uint8_t* columns;      // [columns * PARTS] of column_bytes
+    uint8_t* columns;      // [tile_slots][columns * PARTS] of column_bytes
     uint8_t* stages;       // [n_stages][rows][row_slot]
+    uint8_t* grid;         // [GRID_WORDS] of 32 bits
 
     DEVICE Shared at(uint8_t* base, const Shape& shape) {
         Shared s;
@@ -120,45 +129,66 @@ struct Shared {
         s.empty = s.full + MAX_STAGES;
         s.multiplied = s.empty + MAX_STAGES;
         s.summed = s.multiplied + 2;
-        s.totals = reinterpret_cast<int32_t*>(s.summed + 2);
-        s.start = reinterpret_cast<Tile*>(s.totals + 32);
-        s.large = reinterpret_cast<uint32_t*>(s.start + 1);
+        s.staged = s.summed + 2;
         s.sums = reinterpret_cast<float*>(base + shape.sums_at);
         s.columns = base + shape.columns_at;
         s.stages = base + shape.stages_at;
+        s.grid = base + shape.grid_at;
         return s;
     }
 };
 
-// Block b's equal, contiguous share of the items, by all threads of the block: each thread counts the tiles of a run of
-// experts, the counts are summed up over the block, and the thread that meets the block's first tile tells where it is.
-DEVICE Share share_of_block(const Problem& p, const Shape& shape, const Shared& s) {
-    const int32_t run = (p.n_experts + block_size() - 1) / block_size();
-    const int32_t first = min(thread_index() * run, p.n_experts), end = min(first + run, p.n_experts);
-    const auto tiles_of = [&](int32_t e) {
-        return (p.expert_offsets[e + 1] - p.expert_offsets[e] + shape.columns - 1) / shape.columns;
-    };
+// Block b's equal, contiguous share of the items, by each warp: a lane counts the tiles of a run of experts, the counts are
+// summed up over the warp, and the lane that meets the block's first tile tells the others.
+DEVICE Share share_of_block(const Problem& p, const Shape& shape) {
+    const int32_t run = (p.n_experts + 31) >> 5;
+    const int32_t first = min(lane_index() * run, p.n_experts), last = min(first + run, p.n_experts);
     int32_t count = 0;
-    for (int32_t e = first; e < end; ++e) count += tiles_of(e);
+    for (int32_t begin = first; begin < last; begin += 8) {  // eight loads at once
+        int32_t offsets[9];
+#pragma unroll
+        for (int i = 0; i < 9; ++i) offsets[i] = p.expert_offsets[min(begin + i, last)];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) count += (offsets[i + 1] - offsets[i] + shape.columns - 1) >> shape.column_shift;
+    }
     const int32_t through = warp_prefix_sum(count);  // of this lane and the lanes before it
-    if (lane_index() == 31) s.totals[warp_index()] = through;
-    block_barrier();
-    int32_t before = through - count, all = 0;
-    for (int32_t w = 0; w < block_size() / 32; ++w) {
-        if (w < warp_index()) before += s.totals[w];
-        all += s.totals[w];
+    const int64_t n_items = static_cast<int64_t>(shuffle(through, 31)) * shape.n_row_tiles;
+    const int64_t each = quotient(n_items, block_count());
+    const int32_t rest = static_cast<int32_t>(n_items - each * block_count());  // the first blocks take one more
+    const int64_t begin = each * block_index() + min(block_index(), rest);
+    const int32_t wanted = static_cast<int32_t>(quotient(begin, shape.n_row_tiles));
+    const uint32_t reached = warp_ballot(through > wanted);
+    const int32_t owner = reached == 0 ? 31 : lowest_bit(reached);
+    Tile tile = {p.n_experts, 0, 0};
+    if (lane_index() == owner) {
+        int32_t before = through - count;
+        for (int32_t e = first, from = p.expert_offsets[first]; e < last; ++e) {
+            const int32_t to = p.expert_offsets[e + 1], n_tiles = (to - from + shape.columns - 1) >> shape.column_shift;
+            if (wanted < before + n_tiles) {
+                tile = {e, from + ((wanted - before) << shape.column_shift), to};
+                break;
+            }
+            before += n_tiles;
+            from = to;
+        }
     }
-    const int64_t n_items = static_cast<int64_t>(all) * shape.n_row_tiles;
-    const int64_t begin = n_items * block_index() / block_count();
-    const int32_t wanted = static_cast<int32_t>(begin / shape.n_row_tiles);
-    if (before <= wanted && wanted < before + count) {
-        int32_t e = first;
-        for (; wanted >= before + tiles_of(e); ++e) before += tiles_of(e);
-        *s.start = {e, p.expert_offsets[e] + (wanted - before) * shape.columns, p.expert_offsets[e + 1]};
+    tile = {shuffle(tile.expert, owner), shuffle(tile.first, owner), shuffle(tile.end, owner)};
+    return {{tile, static_cast<int32_t>(begin - static_cast<int64_t>(wanted) * shape.n_row_tiles), 0},
+            static_cast<int32_t>(each) + (block_index() < rest ? 1 : 0)};
+}
+
+// Brings what is read besides weights into the L2 cache, a line by each thread of the grid: before the weights queue up in front
+// of it. What more lines than threads hold is left to the loads.
+DEVICE void prefetch_inputs(const Problem& p) {
+    const int64_t at = 128 * thread_in_grid();
+    const int64_t n_rows = p.activation_rows_are_dispatches ? p.m_total : p.m_tokens;
+    if (at < n_rows * p.n_cols * static_cast<int64_t>(sizeof(Element))) {
+        prefetch(static_cast<const uint8_t*>(p.activations) + at);
     }
-    block_barrier();
-    return {{*s.start, static_cast<int32_t>(begin % shape.n_row_tiles), 0},
-            static_cast<int32_t>(n_items * (block_index() + 1) / block_count() - begin)};
+    if (at < 4 * static_cast<int64_t>(p.m_total)) {
+        prefetch(reinterpret_cast<const uint8_t*>(p.sorted_token_ids) + at);
+        if (p.topk_weights) prefetch(reinterpret_cast<const uint8_t*>(p.topk_weights) + at);
+    }
 }
 
 // ---- The copying warp.
@@ -188,13 +218,16 @@ DEVICE void copy_segment(const Problem& p, const Shape& shape, Tile tile, int32_
     barrier_arrive(full);
 }
 
+// As many stages ahead as there is room; but the first activations, which multiplication waits for, come before most weights:
+// they would queue up behind all that is on its way.
 DEVICE void copy_items(const Problem& p, const Shape& shape, const Shared& s, const Share& share) {
-    int32_t stage = 0;
+    int32_t stage = 0, n_copied = 0;
     uint32_t parity = 1;  // the first round finds every stage empty
     for (Item item = share.first; item.number < share.n_items; advance(p, shape, item)) {
         const Tile tile = item.tile;
         const int32_t first_row = item.row_tile * shape.rows;
         for (int32_t weight = 0; weight < p.n_cols; weight += shape.segment) {
+            if (n_copied++ == shape.early_stages) barrier_wait(s.staged, 0);
             barrier_wait(s.empty + stage, parity);
             copy_segment(p, shape, tile, first_row, weight, s.stages + stage * shape.stage_bytes, s.full + stage);
             if (++stage == shape.n_stages) stage = 0, parity ^= 1;
@@ -204,94 +237,115 @@ DEVICE void copy_items(const Problem& p, const Shape& shape, const Shared& s, co
 
 // ---- The multiplying warps.
 
-// The sums of a group's activations, behind the activations of its chunk: lane (t = lane % 4) of an mma finds, for each part,
-// groups 2t and 2t + 1 (and 2t + 8, 2t + 9) in neighbouring halves of words. Four lanes hold a group's octets.
-DEVICE void stage_group_sums(uint8_t* chunk, int32_t octet, const float (&halves)[2], int32_t slot) {
-    const int32_t step = octet % (CHUNK / 8) / 4, mine = octet % 4;
-    const auto stage_sum = [&](float sum, int32_t group) {
-        sum += shuffle_xor(sum, 1);
-        sum += shuffle_xor(sum, 2);
-        const BfloatParts parts = BfloatParts::of(slot == 0 ? sum : 0.0f);
-        const uint32_t part = mine == 0 ? parts.part[0] : mine == 1 ? parts.part[1] : mine == 2 ? parts.part[2] : 0;
-        const int32_t words = MIN_GROUPS / 8;  // of a lane and part
-        uint8_t* target =
-            chunk + 2 * CHUNK + 16 * words * (group % 8 / 2) + 4 * (words * mine + group / 8) + 2 * (group % 2);
-        *reinterpret_cast<uint16_t*>(target) = static_cast<uint16_t>(part >> 16);
-    };
-    if constexpr (MIN_GROUPS == 8) {
-        stage_sum(halves[0] + halves[1], step);
-    } else if constexpr (MIN_GROUPS == 16) {
-        stage_sum(halves[0], 2 * step);
-        stage_sum(halves[1], 2 * step + 1);
-    }
-}
-
-// Activations of the tile's dispatches, those of `columns` (a bit each), as 16-bit floats, by all multiplying threads; `scale`
-// as in load_mma_columns. Returns the bits of the columns in which this thread met an activation that is not tiny.
-DEVICE uint32_t stage_columns(const Problem& p, const Shape& shape, const Tile& tile, const Shared& s, uint32_t columns,
-                              float scale) {
-    const bool whole_vectors = rows_are_whole_vectors(p.activations, p.n_cols);
-    const int32_t n_octets = p.n_cols / 8;  // with Mins a multiple of 32, so that whole warps come to their shuffles
-    const int32_t n_items = count_of(shape, tile) * n_octets;
-    uint32_t large = 0;
-    for (int32_t item = thread_index(); item < n_items; item += 32 * WARPS) {
-        const int32_t column = item / n_octets, octet = item % n_octets;
-        if (!(columns >> column & 1)) continue;
-        const Element* row =
-            static_cast<const Element*>(p.activations) + activation_row(p, tile.first + column) * p.n_cols;
-        uint4 parts[PARTS];
-        float halves[2];
-        if (!load_mma_columns(row, octet, p.n_cols, whole_vectors, scale, parts, halves)) large |= 1u << column;
+// The sums of the groups of a chunk's activations, behind them: lane t of an mma finds the parts of its strip's groups, which are
+// pairs of halves of words. All lanes of a warp have an octet of the chunk; `wanted` is 0 where the column is a low part.
+DEVICE void stage_group_sums(uint8_t* chunk, const float (&x)[8], float wanted) {
+    const int32_t t = lane_index() % 4, i = lane_index() / 4;
+    float sums[2];
 #pragma unroll
-        for (int part = 0; part < PARTS; ++part) {
-            uint8_t* chunk =
-                s.columns + (column * PARTS + part) * shape.column_bytes + octet / (CHUNK / 8) * CHUNK_BYTES;
-            reinterpret_cast<uint4*>(chunk)[octet % (CHUNK / 8)] = parts[part];
-            stage_group_sums(chunk, octet, halves, part);
-        }
+    for (int half = 0; half < 2; ++half) {
+        const float* y = x + 4 * half;
+        float sum = y[0] + y[1] + (y[2] + y[3]);
+#pragma unroll
+        for (int distance = MIN_PAIRS; distance < 8; distance *= 2) sum += shuffle_xor(sum, 4 * distance);
+        sums[half] = sum * wanted;
     }
-    return large;
+    if (i >= MIN_PAIRS) return;
+    const BfloatParts first = BfloatParts::of(sums[0]), second = BfloatParts::of(sums[1]);
+    uint32_t words[4] = {};
+#pragma unroll
+    for (int part = 0; part < 3; ++part) words[part] = first.part[part] >> 16 | second.part[part];
+    *reinterpret_cast<uint4*>(chunk + SUMS_AT + 16 * (4 * i + t)) = {words[0], words[1], words[2], words[3]};
 }
 
-// Stages a tile's activations; returns the bits of its columns that had to be scaled. `turn` counts the block's tiles.
-DEVICE uint32_t stage_tile(const Problem& p, const Shape& shape, const Tile& tile, const Shared& s, int32_t turn) {
-    const uint32_t all = 0xFFFFFFFFu >> (32 - count_of(shape, tile));
+// A chunk of one dispatch's activations becomes f16 parts, by a warp: lane 4i + t has octet i of lane t. `target` is the chunk's
+// place in the first part's column.
+DEVICE void stage_chunk(const Element (&octet)[8], uint8_t* target, int32_t column_bytes) {
+    float x[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = to_float(octet[i]);
+    if constexpr (IS_SCALED) {
+        uint32_t largest = 0;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) largest = max(largest, finite_magnitude(x[i]));
+        const Powers powers = Powers::of(warp_max(largest));
+#pragma unroll
+        for (int i = 0; i < 8; ++i) x[i] *= powers.up;
+        if (lane_index() == 0) *reinterpret_cast<float2*>(target + POWERS_AT) = {powers.down[0], powers.down[1]};
+    }
+    uint4 parts[PARTS];
+    to_mma_columns(x, parts);
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+        uint8_t* const chunk = target + part * column_bytes;
+        reinterpret_cast<uint4*>(chunk)[lane_index()] = parts[part];
+        if constexpr (MIN_GROUPS > 0) stage_group_sums(chunk, x, part == 0 ? 1.0f : 0.0f);
+    }
+}
+
+// Stages the activations of the item's tile, and of the next one if the share goes so far and there is a slot for it, by all
+// multiplying warps. Returns how many tiles.
+DEVICE int32_t stage_tiles(const Problem& p, const Shape& shape, const Share& share, const Item& item,
+                           const Shared& s) {
+    const bool are_two = shape.tile_slots == 2 && share.n_items - item.number > shape.n_row_tiles - item.row_tile;
+    const Tile first = item.tile, second = are_two ? next_tile(p, shape, first) : Tile{p.n_experts, 0, 0};
+    const int32_t n_first = count_of(shape, first), n_columns = n_first + count_of(shape, second);
+    const bool whole_vectors = rows_are_whole_vectors(p.activations, p.n_cols);
+    const int32_t n_chunks = (p.n_cols + CHUNK - 1) / CHUNK;
     named_barrier(1, 32 * WARPS);  // all are past the last use of the old columns
-    uint32_t large = stage_columns(p, shape, tile, s, all, 1.0f);
-    if constexpr (SCALES_TINY) {
-        large = warp_or(large);
-        if (lane_index() == 0) atomic_or(s.large + (turn & 1), large);
-    }
-    named_barrier(1, 32 * WARPS);
-    if constexpr (SCALES_TINY) {
-        const uint32_t tiny = all & ~s.large[turn & 1];
-        if (thread_index() == 0)
-            s.large[~turn & 1] = 0;  // read before this turn's first barrier, used after the next one's
-        if (tiny != 0) {
-            stage_columns(p, shape, tile, s, tiny, kTinyScale);
-            named_barrier(1, 32 * WARPS);
+    const int32_t n = n_columns * n_chunks;
+    constexpr int AT_ONCE = 4;  // loads on their way
+    for (int32_t begin = warp_index(); begin < n; begin += AT_ONCE * WARPS) {
+        Element octets[AT_ONCE][8];
+        uint8_t* targets[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const int32_t number = min(begin + i * WARPS, n - 1), column = number / n_chunks, chunk = number % n_chunks;
+            const bool is_first = column < n_first;
+            const int32_t in_tile = is_first ? column : column - n_first,
+                          slot = is_first ? in_tile : shape.columns + in_tile;
+            const Element* row = static_cast<const Element*>(p.activations) +
+                                 activation_row(p, (is_first ? first : second).first + in_tile) * p.n_cols;
+            load_mma_octet(row + chunk * CHUNK, lane_index() % 4, lane_index() / 4, p.n_cols - chunk * CHUNK,
+                           whole_vectors, octets[i]);
+            targets[i] = s.columns + slot * PARTS * shape.column_bytes + chunk * CHUNK_BYTES;
         }
-        return tiny;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            if (begin + i * WARPS < n) stage_chunk(octets[i], targets[i], shape.column_bytes);
+        }
     }
-    return 0;
+    if (item.number == 0) arrive_as_warp(s.staged);
+    named_barrier(1, 32 * WARPS);
+    return are_two ? 2 : 1;
 }
 
-// What a lane multiplies with: its activations of each group of 8 mma columns, if the tile has that column.
+// What a lane multiplies with: its activations of each group of 8 mma columns; those of the first column where the tile has not
+// so many. (A load that may not happen would keep its registers throughout the loop.)
 struct Columns {
-    const uint8_t* start[N_TILES];
-    bool is_used[N_TILES];
-    uint32_t tiny;  // a bit for each column that was scaled
+    const uint8_t* start[N_TILES];  // of the octets that this lane takes
+    const uint8_t* all;
+    int32_t bytes, last;  // of a dispatch; the last dispatch
 
-    DEVICE Columns of(const Shape& shape, const Shared& s, int32_t count, uint32_t tiny) {
+    DEVICE Columns of(const Shape& shape, const Shared& s, int32_t tile_slot, int32_t count) {
         Columns columns;
-        columns.tiny = tiny;
+        columns.all = s.columns + tile_slot * shape.columns * PARTS * shape.column_bytes;
+        columns.bytes = PARTS * shape.column_bytes;
+        columns.last = count - 1;
 #pragma unroll
         for (int32_t n = 0; n < N_TILES; ++n) {
-            const int32_t slot = 8 * n + lane_index() / 4, column = slot / COLUMN_SLOTS, part = slot % COLUMN_SLOTS;
-            columns.is_used[n] = column < count && part < PARTS;
-            columns.start[n] = s.columns + (columns.is_used[n] ? column * PARTS + part : 0) * shape.column_bytes;
+            const int32_t slot = 8 * n + lane_index() / 4;
+            columns.start[n] =
+                columns.all + (slot < count * COLUMN_SLOTS ? slot : 0) * shape.column_bytes + 16 * (lane_index() & 3);
         }
         return columns;
+    }
+
+    // What the lane's sums of mma column 8n + 2 * (lane % 4) + c must be multiplied by, one after the other; of columns that
+    // the tile has not, what any other's must.
+    DEVICE float2 powers(const Columns& columns, int32_t n, int32_t c, int32_t offset) {
+        const int32_t column = min((8 * n + 2 * (lane_index() & 3) + c) / COLUMN_SLOTS, columns.last);
+        return load<float2>(columns.all + column * columns.bytes + offset + POWERS_AT);
     }
 };
 
@@ -300,14 +354,14 @@ struct Columns {
 template <typename AnyOctet>
 DEVICE void multiply_step(AnyOctet upper, AnyOctet lower, const Columns& columns, int32_t offset,
                           float (&sums)[N_TILES][4]) {
+    constexpr int N_SCALES = AnyOctet::n_scales;
     uint32_t high[4], low[4];
     to_mma_weights(upper, high);
     to_mma_weights(lower, low);
     const uint32_t weights[2][4] = {{high[0], low[0], high[1], low[1]}, {high[2], low[2], high[3], low[3]}};
-    const bool is_right = lane_index() & 2;  // of a step's two groups of 16
 #pragma unroll
     for (int n = 0; n < N_TILES; ++n) {
-        const uint4 x = load_shared_if(columns.is_used[n], columns.start[n] + offset + 16 * (lane_index() & 3));
+        const uint4 x = load<uint4>(columns.start[n] + offset);
         const uint32_t words[2][2] = {{x.x, x.y}, {x.z, x.w}};
         const auto add = [&](const float (&part)[4], float upper_factor, float lower_factor) {
 #pragma unroll
@@ -315,124 +369,127 @@ DEVICE void multiply_step(AnyOctet upper, AnyOctet lower, const Columns& columns
                 sums[n][c] = fused_multiply_add(c < 2 ? upper_factor : lower_factor, part[c], sums[n][c]);
             }
         };
-        if constexpr (MIXED_SCALES) {
 #pragma unroll
-            for (int group = 0; group < 2; ++group) {
-                const bool is_mine = is_right == (group == 1);
-                const uint32_t first[2] = {is_mine ? words[0][0] : 0, is_mine ? words[0][1] : 0},
-                               second[2] = {is_mine ? words[1][0] : 0, is_mine ? words[1][1] : 0};
-                float part[4];
-                multiply(part, weights[0], first);
-                multiply_add(part, weights[1], second);
-                const float others[2] = {shuffle_xor(upper.scale[0], 2), shuffle_xor(lower.scale[0], 2)};
-                add(part, is_mine ? upper.scale[0] : others[0], is_mine ? lower.scale[0] : others[1]);
-                static_assert(!(MIXED_SCALES && Operands::has_offset), "no format needs it");
-            }
-        } else {
-#pragma unroll
-            for (int group = 0; group < N_SCALES; ++group) {
-                float part[4];
-                multiply(part, weights[group], words[group]);
-                if constexpr (N_SCALES == 1) multiply_add(part, weights[1], words[1]);
-                add(part, upper.scale[group], lower.scale[group]);
-                if constexpr (AnyOctet::has_offset && MIN_GROUPS == 0) {
-                    const uint32_t ones[4] = {kMmaOne, kMmaOne, kMmaOne, kMmaOne};
-                    float total[4];
-                    multiply(total, ones, words[group]);
-                    if constexpr (N_SCALES == 1) multiply_add(total, ones, words[1]);
-                    add(total, upper.offset[group], lower.offset[group]);
-                }
+        for (int group = 0; group < N_SCALES; ++group) {
+            float part[4];
+            multiply(part, weights[group], words[group]);
+            if constexpr (N_SCALES == 1) multiply_add(part, weights[1], words[1]);
+            add(part, upper.scale[group], lower.scale[group]);
+            if constexpr (AnyOctet::has_offset) {
+                const uint32_t ones[4] = {kMmaOne, kMmaOne, kMmaOne, kMmaOne};
+                float total[4];
+                multiply(total, ones, words[group]);
+                if constexpr (N_SCALES == 1) multiply_add(total, ones, words[1]);
+                add(total, upper.offset[group], lower.offset[group]);
             }
         }
     }
 }
 
-// This lane's groups of the mins as bfloat16 integers: 2t and 2t + 1, and of the second half of 16 groups, if there are so
-// many, 2t + 8 and 2t + 9; else the same again.
-template <typename AnyMins>
-DEVICE void to_mma_mins(AnyMins mins, uint32_t (&pairs)[2]) {
-    const int32_t t = lane_index() & 3;
+// Up to 256 weights of both rows in steps of 32; `offset` is where the chunk starts in the columns.
+template <typename F = WeightFormat>
+DEVICE void multiply_steps(const uint8_t* upper, const uint8_t* lower, int32_t n_weights, const Columns& columns,
+                           int32_t offset, float (&sums)[N_TILES][4]) {
+    using AnyOctet = decltype(unpack_operands<F>(nullptr, 0));
+    static_assert(CHUNK % F::block_size == 0 && F::scale_group * AnyOctet::n_scales >= 32,
+                  "a step's octets share its scales");
+    const auto multiply_one = [&](int32_t step) {
+        const uint32_t octet = 4 * step | (lane_index() & 3);
+        multiply_step(unpack_operands<F>(upper, octet), unpack_operands<F>(lower, octet), columns, offset + 64 * step,
+                      sums);
+    };
+    if (F::block_size == CHUNK || n_weights >= CHUNK) {
+#pragma unroll N_TILES == 1 ? 8 : N_TILES == 2 ? 4 : 2  // wide tiles have no registers for more
+        for (int32_t step = 0; step < CHUNK / 32; ++step) multiply_one(step);
+    } else {
+#pragma unroll 1
+        for (int32_t step = 0; 32 * step < n_weights; ++step) multiply_one(step);
+    }
+    if constexpr (F::block_size == CHUNK) {
+        const uint32_t quarter = lane_index() & 3;
+        const float factors[2] = {unpack_operands<F>(upper, quarter).d, unpack_operands<F>(lower, quarter).d};
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const int first = AnyMins::n_groups == 16 ? 2 * half : 0;
-        const uint32_t four = t < 2 ? mins.codes[first] : mins.codes[first + 1];
-        const uint32_t above_128 = byte_permute(four, 0x43434343u, t & 1 ? 0x4342u : 0x4140u);
-        pairs[half] = bfloat2_subtract(above_128, 0x43004300u);
+        for (int n = 0; n < N_TILES; ++n) {
+#pragma unroll
+            for (int c = 0; c < 4; ++c) sums[n][c] *= factors[c / 2];
+        }
     }
 }
 
 // The offsets of a chunk: the mins, as a matrix of 16 rows, times the sums of the groups' activations.
-template <typename F = WeightFormat>
-DEVICE void subtract_mins(const uint8_t* upper, const uint8_t* lower, const Columns& columns, int32_t offset,
+template <typename Strip>
+DEVICE void subtract_mins(const Strip& upper, const Strip& lower, const Columns& columns, int32_t offset,
                           float (&sums)[N_TILES][4]) {
-    if constexpr (MIN_GROUPS > 0) {
-        const auto upper_mins = F::mins(upper), lower_mins = F::mins(lower);
-        static_assert(decltype(F::mins(upper))::n_groups == MIN_GROUPS, "MMVQ_MIN_GROUPS is not the format's");
-        uint32_t high[2], low[2];
-        to_mma_mins(upper_mins, high);
-        to_mma_mins(lower_mins, low);
-        const uint32_t mins[4] = {high[0], low[0], high[1], low[1]};
-        const float factors[2] = {-upper_mins.factor / mma_unit<Operands>(), -lower_mins.factor / mma_unit<Operands>()};
+    constexpr int last = MIN_PAIRS - 1;
+    const uint32_t mins[4] = {upper.mins[0], lower.mins[0], upper.mins[last], lower.mins[last]};
+    const float factors[2] = {-upper.dmin, -lower.dmin};
+#pragma unroll
+    for (int n = 0; n < N_TILES; ++n) {
+        const uint4 x = load<uint4>(columns.start[n] + offset + SUMS_AT);
+        float total[4];
+        if constexpr (MIN_PAIRS == 1) {
+            mma_bf16(total, mins, {x.x, x.y}, {0.0f, 0.0f, 0.0f, 0.0f});
+            mma_bf16(total, mins, {x.z, 0}, total);
+        } else {
+            const uint4 rest = load<uint4>(columns.start[n] + offset + SUMS_AT + 64);
+            mma_bf16(total, mins, {x.x, rest.x}, {0.0f, 0.0f, 0.0f, 0.0f});
+            mma_bf16(total, mins, {x.y, rest.y}, total);
+            mma_bf16(total, mins, {x.z, rest.z}, total);
+        }
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sums[n][c] = fused_multiply_add(factors[c / 2], total[c], sums[n][c]);
+    }
+}
+
+// Up to 256 weights of both rows, a strip for each lane.
+template <typename F = WeightFormat>
+DEVICE void multiply_strips(const uint8_t* upper, const uint8_t* lower, const uint8_t* grid, int32_t n_weights,
+                            const Columns& columns, int32_t offset, float (&sums)[N_TILES][4]) {
+    static_assert(MIN_PAIRS == min_pairs<typename F::Strip>(0), "MMVQ_MIN_GROUPS is not the format's");
+    const uint32_t t = lane_index() & 3;
+    uint32_t at = 0;
+    if constexpr (F::block_size < CHUNK) {  // lanes past the end repeat the last block, times zero
+        static_assert(F::block_size == CHUNK / 4, "a strip is a block");
+        at = min(static_cast<int32_t>(t), n_weights / F::block_size - 1) * MMVQ_TYPE_SIZE;
+    }
+    const auto first = F::strip(upper + at, t, grid), second = F::strip(lower + at, t, grid);
+    float others[N_TILES][4] = {};  // every second product: two chains of dependent sums
+#pragma unroll
+    for (int32_t i = 0; i < 8; ++i) {
+        uint32_t high[4], low[4];
+        F::fold(first, i, high);
+        F::fold(second, i, low);
 #pragma unroll
         for (int n = 0; n < N_TILES; ++n) {
-            const uint8_t* source = columns.start[n] + offset + 2 * CHUNK + 2 * MIN_GROUPS * (lane_index() & 3);
-            const uint4 x = load_shared_if(columns.is_used[n], source);
-            float total[4];
-            if constexpr (MIN_GROUPS == 8) {
-                mma_bf16(total, mins, {x.x, x.y}, {0.0f, 0.0f, 0.0f, 0.0f});
-                mma_bf16(total, mins, {x.z, 0}, total);
-            } else {
-                const uint4 rest = load_shared_if(columns.is_used[n], source + 16);
-                mma_bf16(total, mins, {x.x, x.y}, {0.0f, 0.0f, 0.0f, 0.0f});
-                mma_bf16(total, mins, {x.z, x.w}, total);
-                mma_bf16(total, mins, {rest.x, rest.y}, total);
-            }
-#pragma unroll
-            for (int c = 0; c < 4; ++c) sums[n][c] = fused_multiply_add(factors[c / 2], total[c], sums[n][c]);
+            const uint4 x = load<uint4>(columns.start[n] + offset + 64 * i);
+            multiply_add(sums[n], {high[0], low[0], high[1], low[1]}, {x.x, x.y});
+            multiply_add(others[n], {high[2], low[2], high[3], low[3]}, {x.z, x.w});
         }
     }
-}
-
-// 256 weights of both rows; `offset` is where the chunk starts in the columns.
-DEVICE void multiply_steps(const uint8_t* upper, const uint8_t* lower, const Columns& columns, int32_t offset,
-                           float (&sums)[N_TILES][4]) {
-    const uint32_t quarter = lane_index() & 3;
-#pragma unroll N_TILES == 1 ? 8 : N_TILES == 2 ? 4 : 2  // wide tiles have no registers for more
-    for (int32_t step = 0; step < CHUNK / 32; ++step) {
-        const uint32_t octet = 4 * step | quarter;
-        multiply_step(unpack_operands(upper, octet), unpack_operands(lower, octet), columns, offset + 64 * step, sums);
-    }
-}
-
-// One block of each row: the factor that its scales share goes on the block's sum.
-template <typename F = WeightFormat>
-DEVICE void multiply_block(const uint8_t* upper, const uint8_t* lower, const Columns& columns, int32_t offset,
-                           float (&sums)[N_TILES][4]) {
-    float of_block[N_TILES][4] = {};
-    multiply_steps(upper, lower, columns, offset, of_block);
-    const uint32_t quarter = lane_index() & 3;
-    const float factors[2] = {unpack_operands<F>(upper, quarter).d, unpack_operands<F>(lower, quarter).d};
 #pragma unroll
     for (int n = 0; n < N_TILES; ++n) {
 #pragma unroll
-        for (int c = 0; c < 4; ++c) sums[n][c] = fused_multiply_add(factors[c / 2], of_block[n][c], sums[n][c]);
+        for (int c = 0; c < 4; ++c) sums[n][c] = (sums[n][c] + others[n][c]) * (c < 2 ? first.d : second.d);
     }
-    subtract_mins(upper, lower, columns, offset, sums);
+    if constexpr (MIN_PAIRS > 0) subtract_mins(first, second, columns, offset, sums);
 }
 
-// Up to 256 weights of both rows.
-DEVICE void multiply_chunk(const uint8_t* upper, const uint8_t* lower, int32_t n_weights, const Columns& columns,
-                           int32_t offset, float (&sums)[N_TILES][4]) {
-    if constexpr (MMVQ_BLOCK_SIZE == CHUNK) {
-        multiply_block(upper, lower, columns, offset, sums);
-    } else if (n_weights >= CHUNK) {
-        multiply_steps(upper, lower, columns, offset, sums);
-    } else {
-#pragma unroll 1
-        for (int32_t step = 0; 32 * step < n_weights; ++step) {
-            const uint32_t octet = 4 * step | (lane_index() & 3);
-            multiply_step(unpack_operands(upper, octet), unpack_operands(lower, octet), columns, offset + 64 * step,
-                          sums);
+// Up to 256 weights of both rows, added to `sums`.
+DEVICE void multiply_chunk(const uint8_t* upper, const uint8_t* lower, const uint8_t* grid, int32_t n_weights,
+                           const Columns& columns, int32_t offset, float (&sums)[N_TILES][4]) {
+    float of_chunk[N_TILES][4] = {};
+    if constexpr (IS_FOLDED) multiply_strips(upper, lower, grid, n_weights, columns, offset, of_chunk);
+    else multiply_steps(upper, lower, n_weights, columns, offset, of_chunk);
+#pragma unroll
+    for (int n = 0; n < N_TILES; ++n) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+            float2 powers = {are_halves() ? kHalfUnit : 1.0f, 1.0f};
+            if constexpr (IS_SCALED) powers = Columns::powers(columns, n, c, offset);
+#pragma unroll
+            for (int row = 0; row < 4; row += 2) {
+                sums[n][row + c] = fused_multiply_add(of_chunk[n][row + c] * powers.x, powers.y, sums[n][row + c]);
+            }
         }
     }
 }
@@ -448,43 +505,46 @@ struct Place {
 // A slice of 16 rows in a stage: the two rows of this lane, from the slice's first weight on.
 struct Unit {
     const uint8_t *upper, *lower;
-    int32_t n_chunks, n_weights;
+    int32_t n_weights;  // up to the row's end
 
     // Rows past the tensor's end repeat the last one and are not stored.
-    // `phase` (mod 16) is that of the stage's first row in the tensor.
-    DEVICE Unit of(const Problem& p, const Shape& shape, const Shared& s, const Place& place, uint32_t phase,
-                   int32_t last_row) {
+    DEVICE Unit of(const Problem& p, const Shape& shape, const Shared& s, const Place& place) {
+        const int32_t first_row = place.item.row_tile * shape.rows;
+        const int32_t last_row = min(shape.rows, p.n_rows_per_expert - first_row) - 1;
         const int32_t slice = place.unit >> shape.group_shift, group = place.unit & (shape.row_groups - 1);
         const int32_t first_chunk = slice * shape.run;
         const uint8_t* const stage = s.stages + place.slot * shape.stage_bytes + first_chunk * PACKED_CHUNK;
-        const uint32_t row_phase = static_cast<uint32_t>(row_bytes(p.n_cols));
         const int32_t row = 16 * group + lane_index() / 4;
         const int32_t upper = min(row, last_row), lower = min(row + 8, last_row);
-        return {stage + upper * shape.row_slot + (phase + upper * row_phase) % 16,
-                stage + lower * shape.row_slot + (phase + lower * row_phase) % 16, shape.run,
+        uint32_t upper_phase = 0, lower_phase = 0;  // of where the rows begin in 16 bytes
+        if constexpr (MMVQ_TYPE_SIZE % 16 != 0) {
+            const uint32_t row_phase = static_cast<uint32_t>(row_bytes(p.n_cols));
+            const uint32_t row_in_tensor =
+                static_cast<uint32_t>(place.item.tile.expert) * p.n_rows_per_expert + first_row;
+            const uint32_t phase = static_cast<uint32_t>(address_of(p.weights)) + row_in_tensor * row_phase +
+                                   place.segment * shape.packed_segment;
+            upper_phase = (phase + upper * row_phase) % 16;
+            lower_phase = (phase + lower * row_phase) % 16;
+        }
+        return {stage + upper * shape.row_slot + upper_phase, stage + lower * shape.row_slot + lower_phase,
                 p.n_cols - place.segment * shape.segment - first_chunk * CHUNK};
     }
 };
 
 // A unit's sums go to `target` [16][SUM_STRIDE]; `offset` is where the slice starts in the columns.
-DEVICE void multiply_unit(const Unit& unit, const Columns& columns, int32_t offset, float* target) {
+DEVICE void multiply_unit(Unit unit, int32_t run, const uint8_t* grid, const Columns& columns, int32_t offset,
+                          float* target) {
     float sums[N_TILES][4] = {};
+    const int32_t end = offset + run * CHUNK_BYTES;
 #pragma unroll 1
-    for (int32_t chunk = 0; chunk < unit.n_chunks && chunk * CHUNK < unit.n_weights; ++chunk) {
-        multiply_chunk(unit.upper + chunk * PACKED_CHUNK, unit.lower + chunk * PACKED_CHUNK,
-                       unit.n_weights - chunk * CHUNK, columns, offset + chunk * CHUNK_BYTES, sums);
-    }
+    do {
+        multiply_chunk(unit.upper, unit.lower, grid, unit.n_weights, columns, offset, sums);
+        unit.upper += PACKED_CHUNK;
+        unit.lower += PACKED_CHUNK;
+        unit.n_weights -= CHUNK;
+        offset += CHUNK_BYTES;
+    } while (offset < end && unit.n_weights > 0);
     const int32_t lane = lane_index();
-    if (columns.tiny != 0) {
-#pragma unroll
-        for (int32_t n = 0; n < N_TILES; ++n) {
-#pragma unroll
-            for (int32_t c = 0; c < 4; ++c) {
-                const int32_t column = (8 * n + 2 * (lane & 3) + c % 2) / COLUMN_SLOTS;
-                if (columns.tiny >> column & 1) sums[n][c] *= 1.0f / kTinyScale;
-            }
-        }
-    }
 #pragma unroll
     for (int32_t n = 0; n < N_TILES; ++n) {
         float* mine = target + lane / 4 * SUM_STRIDE + 8 * n + 2 * (lane & 3);
@@ -496,46 +556,46 @@ DEVICE void multiply_unit(const Unit& unit, const Columns& columns, int32_t offs
 }
 
 // This warp's units of one stage.
-DEVICE void multiply_stage(const Problem& p, const Shape& shape, const Shared& s, Tile tile, const Columns& columns,
+DEVICE void multiply_units(const Problem& p, const Shape& shape, const Shared& s, const Columns& columns,
                            Place& place) {
-    const int32_t first_row = place.item.row_tile * shape.rows, buffer = place.item.number & 1;
-    const int32_t last_row = min(shape.rows, p.n_rows_per_expert - first_row) - 1;
-    const uint32_t row_in_tensor = static_cast<uint32_t>(tile.expert) * p.n_rows_per_expert + first_row;
-    const uint32_t phase = static_cast<uint32_t>(address_of(p.weights)) +
-                           row_in_tensor * static_cast<uint32_t>(row_bytes(p.n_cols)) +
-                           place.segment * shape.packed_segment;
+    float* const sums = s.sums + (place.item.number & 1) * shape.item_sums;
     for (; place.unit < shape.units; place.unit += WARPS) {
         const int32_t slice = place.segment * shape.slices + (place.unit >> shape.group_shift);
         const int32_t row = 16 * (place.unit & (shape.row_groups - 1));
-        if (slice < shape.n_slices) {
-            multiply_unit(Unit::of(p, shape, s, place, phase, last_row), columns, slice * shape.run * CHUNK_BYTES,
-                          s.sums + buffer * shape.item_sums + (slice * shape.rows + row) * SUM_STRIDE);
-        }
+        if (slice >= shape.n_slices) continue;
+        multiply_unit(Unit::of(p, shape, s, place), shape.run, s.grid, columns, slice * shape.run * CHUNK_BYTES,
+                      sums + (slice * shape.rows + row) * SUM_STRIDE);
     }
-    place.unit -= shape.units;
 }
 
-// Every warp comes to every stage and item, with a unit there or not: a barrier tells odd phases from even ones only, so
-// nobody may run ahead or fall behind by two.
+// The share's items of one tile. Every warp comes to every stage and item, with a unit there or not: a barrier tells odd phases
+// from even ones only, so nobody may run ahead or fall behind by two.
+DEVICE void multiply_tile(const Problem& p, const Shape& shape, const Shared& s, const Share& share, int32_t tile_slot,
+                          Place& place) {
+    Item& item = place.item;
+    const Tile tile = item.tile;
+    const Columns columns = Columns::of(shape, s, tile_slot, count_of(shape, tile));
+    for (bool is_other_tile = false; !is_other_tile && item.number < share.n_items;) {
+        barrier_wait(s.summed + (item.number & 1), (item.number >> 1 & 1) ^ 1);
+        for (place.segment = 0; place.segment < shape.n_segments; ++place.segment) {
+            barrier_wait(s.full + place.slot, place.parity);
+            if (place.unit < shape.units) multiply_units(p, shape, s, columns, place);
+            place.unit -= shape.units;
+            arrive_as_warp(s.empty + place.slot);
+            if (++place.slot == shape.n_stages) place.slot = 0, place.parity ^= 1;
+        }
+        arrive_as_warp(s.multiplied + (item.number & 1));
+        is_other_tile = advance(p, shape, item);
+    }
+}
+
 DEVICE void multiply_items(const Problem& p, const Shape& shape, const Shared& s, const Share& share) {
     Place place = {share.first, warp_index(), 0, 0, 0};
     Item& item = place.item;
-    int32_t turn = 0;
     while (item.number < share.n_items) {
-        const Tile tile = item.tile;
-        const uint32_t tiny = stage_tile(p, shape, tile, s, turn++);
-        const Columns columns = Columns::of(shape, s, count_of(shape, tile), tiny);
-        for (bool is_other_tile = false; !is_other_tile && item.number < share.n_items;) {
-            barrier_wait(s.summed + (item.number & 1), (item.number >> 1 & 1) ^ 1);
-            for (place.segment = 0; place.segment < shape.n_segments; ++place.segment) {
-                barrier_wait(s.full + place.slot, place.parity);
-                multiply_stage(p, shape, s, tile, columns, place);
-                arrive_as_warp(s.empty + place.slot);
-                if (++place.slot == shape.n_stages) place.slot = 0, place.parity ^= 1;
-            }
-            arrive_as_warp(s.multiplied + (item.number & 1));
-            is_other_tile = advance(p, shape, item);
-        }
+        const int32_t n_tiles = stage_tiles(p, shape, share, item, s);
+        for (int32_t tile_slot = 0; tile_slot < n_tiles; ++tile_slot)
+            multiply_tile(p, shape, s, share, tile_slot, place);
     }
 }
 
@@ -577,17 +637,31 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
                     const float4 part = *reinterpret_cast<const float4*>(of_slice);
                     total = make_float4(total.x + part.x, total.y + part.y, total.z + part.z, total.w + part.w);
                 }
-                const float values[4] = {PARTS == 1 ? total.x : total.x + total.y + total.z, total.y, total.z, total.w};
+                const float low = 1.0f / kLowPart;
+                const float values[4] = {PARTS == 1 ? total.x : fused_multiply_add(total.y, low, total.x),
+                                         PARTS == 1 ? total.y : fused_multiply_add(total.w, low, total.z), total.z,
+                                         total.w};
                 if (row >= p.n_rows_per_expert) continue;
 #pragma unroll
                 for (int v = 0; v < VALUES; ++v) {
                     const int32_t column = (2 * n + half) * VALUES + v;
-                    const float value = factors[n][v] * (values[v] * mma_unit<Operands>());
+                    const float value = factors[n][v] * values[v];
                     if (column < count) store(p, tile.first + column, row, value);
                 }
             }
         }
         arrive_as_warp(s.summed + buffer);
+    }
+}
+
+// The format's codebook into shared memory, by all threads of the block.
+template <typename F = WeightFormat>
+DEVICE void copy_grid(const Shared& s) {
+    if constexpr (GRID_WORDS > 0) {
+        static_assert(GRID_WORDS == F::grid_words, "MMVQ_GRID_WORDS is not the format's");
+        for (int32_t i = thread_index(); i < GRID_WORDS; i += block_size()) {
+            reinterpret_cast<uint32_t*>(s.grid)[i] = F::grid_word(i);
+        }
     }
 }
 
@@ -602,11 +676,14 @@ KERNEL_BOUNDED(32 * (WARPS + 2), 1) stream(const GRID_CONSTANT Problem p, const 
             barrier_init(s.multiplied + i, WARPS);
             barrier_init(s.summed + i, 1);
         }
-        s.large[0] = s.large[1] = 0;
+        barrier_init(s.staged, WARPS);
         barrier_init_done();
     }
+    copy_grid(s);
+    block_barrier();  // shows the initialized barriers and the codebook to all threads
     start_overlapped();
-    const Share share = share_of_block(p, shape, s);  // its barriers also show the initialized ones to all threads
+    prefetch_inputs(p);
+    const Share share = share_of_block(p, shape);
     if (warp_index() < WARPS) multiply_items(p, shape, s, share);
     else if (warp_index() == WARPS) copy_items(p, shape, s, share);
     else store_items(p, shape, s, share);

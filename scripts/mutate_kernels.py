@@ -58,8 +58,12 @@ def _decoding(*formats: str) -> list[str]:
 _SUMS = [f"{_PLANS}test_large_sums[{dtype}]" for dtype in ("f16", "f32", "bf16")]
 _GROUPED = _products("F16-f16", "F32-f32", "Q8_0-bf16", "Q4_K-f16", "MXFP4-f32", "BF16-f32")
 _RING = [f"{_PLANS}test_stages_of_the_ring_are_used_again"]
-_STREAMED = _products(
-    "Q8_0-f16", "Q4_K-f32", "Q6_K-bf16", "Q2_K-f16", "TQ1_0-f32", "MXFP4-f16", "Q5_1-bf16", "IQ1_M-f32"
+_STREAMED = [
+    *_products("Q8_0-f16", "Q4_K-f32", "Q6_K-bf16", "Q2_K-f16", "TQ1_0-f32", "MXFP4-f16", "Q5_1-bf16", "IQ1_M-f32"),
+    *_products("NVFP4-f16", "MXFP4-bf16"),
+]
+_FOLDED = _products(
+    "Q4_K-f16", "Q3_K-f16", "IQ2_XXS-bf16", "Q5_K-f16", "NVFP4-f16", "Q2_K-f32", "IQ1_S-f16", "TQ2_0-f16"
 )
 _CODES = _decoding("Q4_0", "Q5_1", "Q2_K", "MXFP4", "IQ2_XXS", "IQ4_XS", "TQ1_0", "F32", "F16")
 _HELPERS = [f"{_OTHER}test_{name}" for name in ("canary", "fill", "validate_routing")]
@@ -77,6 +81,7 @@ TESTS = {
     "dequantize.cu": _CODES,
     "fill.cu": [*_HELPERS[1:2], *_BITS],
     "format.cuh": [*_CODES, *_GROUPED[:3], *_STREAMED[:2]],
+    "formats/fold.cuh": _FOLDED,
     "formats/unpack.cuh": [*_CODES, *_decoding(*FORMATS), *_products("Q4_K-f16"), *_STREAMED],
     "grouped.cu": [*_GROUPED, *_SUMS],
     "mma.cuh": _STREAMED,

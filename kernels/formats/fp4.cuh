@@ -64,13 +64,35 @@ struct Format<40> {  // NVFP4
         return {look_up(e2m1_doubled(), codes), kBias, {half_scale(b.d[2 * half]), half_scale(b.d[2 * half + 1])}};
     }
 
-    DEVICE HalfOctet<2> unpack_halves(const uint8_t* block, uint32_t octet) {
+    // Values and scales have few bits, so their products are f16: 2^-14 of the value times 2^7 of the scale. A strip is a
+    // block.
+    struct Strip {
+        const uint8_t* words;
+        uint32_t scales[4];  // in both halves of a word
+        static constexpr float d = 128.0f;
+    };
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t, const uint8_t*) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        const uint32_t half = octet >> 2, byte = 16 * half + 4 * (octet & 1), shift = 4 - 2 * (octet & 2);
-        // The wanted nibbles to the upper ones of their bytes.
-        const uint32_t first = load_u8x4<4>(b.qs + byte) << shift, second = load_u8x4<4>(b.qs + byte + 8) << shift;
-        return {{e2m1_to_half2(first << 8, true), e2m1_to_half2(first, true), e2m1_to_half2(second << 8, true),
-                 e2m1_to_half2(second, true)},
-                {half_scale(b.d[2 * half]), half_scale(b.d[2 * half + 1])}};
+        const uint32_t codes = load<uint32_t>(b.d);
+        Strip s = {b.qs, {}};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const uint32_t code = codes >> 8 * i & 255;
+            s.scales[i] = code == 0x7F ? 0 : half2_multiply((code & 0x7F) * 0x00800080u, half2_constant(1, 15));
+        }
+        return s;
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t odd = load<uint32_t>(s.words + 4 * i), even = odd << 8, scale = s.scales[i / 2];
+        pairs[0] = half2_multiply(e2m1_to_half2(even, false), scale);
+        pairs[1] = half2_multiply(e2m1_to_half2(odd, false), scale);
+        pairs[2] = half2_multiply(e2m1_to_half2(even, true), scale);
+        pairs[3] = half2_multiply(e2m1_to_half2(odd, true), scale);
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) {
+        return 64 * t + 16 * (i / 2) + 8 * (e / 4) + 4 * (i % 2) + e % 4;
     }
 };

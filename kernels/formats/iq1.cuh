@@ -12,6 +12,21 @@ DEVICE Octet unpack_iq1(uint32_t index, bool negative_delta, float scale) {
     return {eighths, negative_delta ? 9.0f : 7.0f, scale * 0.125f};
 }
 
+// The fold's addend for (value + 1) * 256 above 1024 and either delta: -(4 + 1 - delta) times the scale.
+DEVICE Fold shifted(Fold fold, bool negative_delta) {
+    return {fold.factor,
+            half2_multiply(fold.factor, negative_delta ? half2_constant(-1312, 0) : half2_constant(-1248, 0))};
+}
+
+// An entry as f16: the codes (value + 1) go to bits 8 and 9.
+DEVICE void fold_iq1(const uint8_t* grid, uint32_t index, Fold fold, uint32_t (&pairs)[4]) {
+    const uint32_t entry = load<uint32_t>(grid + 4 * index), mask = 0x03000300u;
+    pairs[0] = folded(fold, and_or(entry << 8, mask, kAbove1024));
+    pairs[1] = folded(fold, and_or(entry, mask, kAbove1024));
+    pairs[2] = folded(fold, and_or(entry << 4, mask, kAbove1024));
+    pairs[3] = folded(fold, and_or(entry >> 4, mask, kAbove1024));
+}
+
 // Rows are 2-byte aligned.
 template <>
 struct Format<19> {  // IQ1_S
@@ -30,6 +45,35 @@ struct Format<19> {  // IQ1_S
         const uint32_t index = b.qs[octet] | (qh >> 3 * (octet & 3) & 7) << 8;
         return unpack_iq1(index, qh & 0x8000u, half_to_float(b.d) * byte_to_float(2 * (qh >> 12 & 7) + 1, 0));
     }
+
+    struct Strip {
+        const uint8_t *indices, *grid;
+        uint32_t high;  // bits 8 to 10 of four indices from bit 0 on, of four more from bit 16 on
+        Fold folds[2];
+        float d;
+    };
+    static constexpr int grid_words = 2048;
+
+    DEVICE uint32_t grid_word(int i) { return load_table(iq1_grid, i); }
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint32_t first = b.qh[2 * t], second = b.qh[2 * t + 1];
+        const uint32_t odd_scales = (first >> 11 & 0x0Eu) | (second >> 3 & 0x0E00u) | 0x0101u;  // 2 * scale + 1
+        return {
+            b.qs + 8 * t,
+            grid,
+            first | second << 16,
+            {shifted(fold_by<8>(odd_scales, 0), first & 0x8000u), shifted(fold_by<8>(odd_scales, 1), second & 0x8000u)},
+            half_to_float(b.d)};
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t high = s.high >> (16 * (i / 4) + 3 * (i % 4)) & 7;
+        fold_iq1(s.grid, s.indices[i] | high << 8, s.folds[i / 4], pairs);
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
 };
 
 // A 3-bit scale for each 16 weights; d is scattered over the top nibbles of the scales. Rows are 8-byte aligned.
@@ -56,4 +100,39 @@ struct Format<29> {  // IQ1_M
         const uint32_t qh = b.qh[sub] >> 4 * (octet & 1);
         return unpack_iq1(b.qs[octet] | (qh & 7) << 8, qh & 8, d * byte_to_float(2 * scale + 1, 0));
     }
+
+    struct Strip {
+        const uint8_t *indices, *grid;
+        uint32_t high;  // four bits for each octet: bits 8 to 10 of the index, and the sign of delta
+        Fold folds[4];
+        float d;
+    };
+    static constexpr int grid_words = 2048;
+
+    DEVICE uint32_t grid_word(int i) { return load_table(iq1_grid, i); }
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint2 scales = load<uint2>(b.scales);
+        const uint32_t lower = (scales.x >> 12 & 0xFu) | (scales.x >> 24 & 0xF0u);
+        const uint32_t upper = (scales.y >> 12 & 0xFu) | (scales.y >> 24 & 0xF0u);
+        const uint32_t mine = (t < 2 ? scales.x : scales.y) >> 16 * (t & 1);
+        const uint32_t odd_scales = (mine << 1 & 0x0Eu) | (mine << 6 & 0x0E00u) | (mine << 11 & 0x0E0000u) |
+                                    (mine << 16 & 0x0E000000u) | 0x01010101u;  // 2 * scale + 1
+        Strip s = {b.qs + 8 * t,
+                   grid,
+                   load<uint32_t>(b.qh + 4 * t),
+                   {},
+                   half_to_float(static_cast<uint16_t>(lower | upper << 8))};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s.folds[i] = fold_by<8>(odd_scales, i);
+        return s;
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t high = s.high >> 4 * i;
+        fold_iq1(s.grid, s.indices[i] | (high & 7) << 8, shifted(s.folds[i / 2], high & 8), pairs);
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
 };

@@ -8,6 +8,35 @@ DEVICE Octet unpack_iq2(uint64_t magnitudes, uint32_t signs, float d, uint32_t s
     return {negate_bytes(grid, signs), kBias, d * (0.5f + byte_to_float(scale4, 0)) * 0.25f};
 }
 
+// The grids without their bias, in the words that strips look up: an entry is an octet.
+DEVICE uint32_t iq2_grid_word(const uint64_t* grid, int i) {
+    return static_cast<uint32_t>(load_table(grid, i / 2) >> 32 * (i % 2)) ^ 0x80808080u;
+}
+
+// An entry as f16, with scale and signs.
+DEVICE void fold_iq2(const uint8_t* grid, uint32_t index, Fold fold, uint32_t signs, uint32_t (&pairs)[4]) {
+    const uint2 entry = load<uint2>(grid + 8 * index);
+    uint32_t first[2], second[2];
+    spread_bytes(entry.x, first);
+    spread_bytes(entry.y, second);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        pairs[i] = folded(fold, first[i]);
+        pairs[2 + i] = folded(fold, second[i]);
+    }
+    negate_halves(pairs, signs);
+}
+
+// Twice each nibble of `four` and one more: the integer scales of a strip.
+DEVICE void fold_nibbles(uint32_t four, Fold (&folds)[4]) {
+    const uint32_t even = (four << 1 & 0x001Eu) | (four << 1 & 0x1E00u) | 0x0101u;
+    const uint32_t odd = (four >> 3 & 0x001Eu) | (four >> 3 & 0x1E00u) | 0x0101u;
+    folds[0] = fold_by<0>(even, 0);
+    folds[1] = fold_by<0>(odd, 0);
+    folds[2] = fold_by<0>(even, 1);
+    folds[3] = fold_by<0>(odd, 1);
+}
+
 // Each 32 weights: four grid indices, then four times seven signs and the scale in one word. Rows are 2-byte aligned.
 template <>
 struct Format<16> {  // IQ2_XXS
@@ -26,6 +55,35 @@ struct Format<16> {  // IQ2_XXS
         const uint32_t signs = complete_signs(signs_and_scale >> 7 * (octet & 3) & 127);
         return unpack_iq2(load_table(iq2_xxs_grid, sub[octet & 3]), signs, half_to_float(b.d), signs_and_scale >> 28);
     }
+
+    struct Strip {
+        const uint8_t *subs, *grid;
+        uint32_t words[2];
+        Fold folds[2];
+        float d;
+    };
+    static constexpr int grid_words = 512;
+
+    DEVICE uint32_t grid_word(int i) { return iq2_grid_word(iq2_xxs_grid, i); }
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint8_t* const subs = b.qs + 16 * t;
+        const uint32_t first = load_u8x4<2>(subs + 4), second = load_u8x4<2>(subs + 12);
+        const uint32_t odd_scales = (first >> 27 & 0x1Eu) | (second >> 19 & 0x1E00u) | 0x0101u;  // 2 * scale + 1
+        return {subs,
+                grid,
+                {first, second},
+                {fold_by<0>(odd_scales, 0), fold_by<0>(odd_scales, 1)},
+                0.125f * half_to_float(b.d)};
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t signs = complete_signs(s.words[i / 4] >> 7 * (i % 4) & 127);
+        fold_iq2(s.grid, s.subs[8 * (i / 4) + i % 4], s.folds[i / 4], signs, pairs);
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
 };
 
 // Nine bits of grid index and seven signs in one u16 for each eight weights. Rows are 2-byte aligned.
@@ -46,6 +104,29 @@ struct Format<17> {  // IQ2_XS
         const uint32_t scale = b.scales[octet >> 2] >> 2 * (octet & 2) & 15;
         return unpack_iq2(load_table(iq2_xs_grid, code & 511), complete_signs(code >> 9), half_to_float(b.d), scale);
     }
+
+    struct Strip {
+        const uint8_t *codes, *grid;
+        Fold folds[4];
+        float d;
+    };
+    static constexpr int grid_words = 1024;
+
+    DEVICE uint32_t grid_word(int i) { return iq2_grid_word(iq2_xs_grid, i); }
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        Strip s = {block + 2 + 16 * t, grid, {}, 0.125f * half_to_float(b.d)};
+        fold_nibbles(load<uint16_t>(b.scales + 2 * t), s.folds);
+        return s;
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t code = load<uint16_t>(s.codes + 2 * i);
+        fold_iq2(s.grid, code & 511, s.folds[i / 2], complete_signs(code >> 9), pairs);
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
 };
 
 // Ten bits of grid index, eight signs stored apart. Rows are 2-byte aligned.
@@ -68,4 +149,28 @@ struct Format<22> {  // IQ2_S
         const uint32_t scale = b.scales[octet >> 2] >> 2 * (octet & 2) & 15;
         return unpack_iq2(load_table(iq2_s_grid, index), b.signs[octet], half_to_float(b.d), scale);
     }
+
+    struct Strip {
+        const uint8_t *indices, *signs, *grid;
+        uint32_t high;  // bits 8 and 9 of the indices, in order
+        Fold folds[4];
+        float d;
+    };
+    static constexpr int grid_words = 2048;
+
+    DEVICE uint32_t grid_word(int i) { return iq2_grid_word(iq2_s_grid, i); }
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        Strip s = {b.qs + 8 * t, b.signs + 8 * t, grid, load<uint16_t>(b.qh + 2 * t), {}, 0.125f * half_to_float(b.d)};
+        fold_nibbles(load<uint16_t>(b.scales + 2 * t), s.folds);
+        return s;
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t index = s.indices[i] | (s.high >> 2 * i & 3) << 8;
+        fold_iq2(s.grid, index, s.folds[i / 2], s.signs[i], pairs);
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
 };

@@ -2,6 +2,22 @@
 
 #include "codebooks.generated"
 
+// The grids without their bias, in the words that strips look up: entries of four weights.
+DEVICE uint32_t load_grid(const uint8_t* grid, uint32_t index) { return load<uint32_t>(grid + 4 * index); }
+
+// Two entries as an octet of f16, with scale and signs.
+DEVICE void fold_iq3(uint32_t low, uint32_t high, Fold fold, uint32_t signs, uint32_t (&pairs)[4]) {
+    uint32_t first[2], second[2];
+    spread_bytes(low, first);
+    spread_bytes(high, second);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        pairs[i] = folded(fold, first[i]);
+        pairs[2 + i] = folded(fold, second[i]);
+    }
+    negate_halves(pairs, signs);
+}
+
 // w = ((d * (0.5 + scale)) * 0.5) * (sign * magnitude); four times seven signs and the scale in one word for each 32
 // weights. Rows are 2-byte aligned.
 template <>
@@ -23,6 +39,36 @@ struct Format<18> {  // IQ3_XXS
         const uint32_t signs = complete_signs(word >> 7 * (octet & 3) & 127);
         return {negate_bytes(grid, signs), kBias, half_to_float(b.d) * (0.5f + byte_to_float(word >> 28, 0)) * 0.5f};
     }
+
+    struct Strip {
+        const uint8_t *indices, *grid;
+        uint32_t words[2];
+        Fold folds[2];
+        float d;
+    };
+    static constexpr int grid_words = 256;
+
+    DEVICE uint32_t grid_word(int i) { return load_table(iq3_xxs_grid, i) ^ 0x80808080u; }
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint8_t* const words = b.signs_and_scales + 8 * t;
+        const uint32_t first = load_u8x4<2>(words), second = load_u8x4<2>(words + 4);
+        const uint32_t odd_scales = (first >> 27 & 0x1Eu) | (second >> 19 & 0x1E00u) | 0x0101u;  // 2 * scale + 1
+        return {b.qs + 16 * t,
+                grid,
+                {first, second},
+                {fold_by<0>(odd_scales, 0), fold_by<0>(odd_scales, 1)},
+                0.25f * half_to_float(b.d)};
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t indices = load<uint16_t>(s.indices + 2 * i);
+        const uint32_t signs = complete_signs(s.words[i / 4] >> 7 * (i % 4) & 127);
+        fold_iq3(load_grid(s.grid, indices & 255), load_grid(s.grid, indices >> 8), s.folds[i / 4], signs, pairs);
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
 };
 
 // w = (d * (1 + 2 * scale)) * (sign * magnitude); bit 8 of the indices in qh. Rows are 2-byte aligned.
@@ -47,4 +93,33 @@ struct Format<21> {  // IQ3_S
         const uint32_t scale = b.scales[octet >> 3] >> (octet & 4) & 15;
         return {negate_bytes(grid, b.signs[octet]), kBias, half_to_float(b.d) * byte_to_float(1 + 2 * scale, 0)};
     }
+
+    struct Strip {
+        const uint8_t *indices, *signs, *grid;
+        uint32_t high;  // the ninth bits of the indices, in order
+        Fold folds[2];
+        float d;
+    };
+    static constexpr int grid_words = 512;
+
+    DEVICE uint32_t grid_word(int i) { return load_table(iq3_s_grid, i) ^ 0x80808080u; }
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint32_t both = b.scales[t], odd_scales = (both << 1 & 0x1Eu) | (both << 5 & 0x1E00u) | 0x0101u;
+        return {b.qs + 16 * t,
+                b.signs + 8 * t,
+                grid,
+                load<uint16_t>(b.qh + 2 * t),
+                {fold_by<0>(odd_scales, 0), fold_by<0>(odd_scales, 1)},
+                half_to_float(b.d)};
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t low = load<uint16_t>(s.indices + 2 * i), high = s.high >> 2 * i;
+        fold_iq3(load_grid(s.grid, (low & 255) | (high & 1) << 8), load_grid(s.grid, low >> 8 | (high & 2) << 7),
+                 s.folds[i / 4], s.signs[i], pairs);
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
 };

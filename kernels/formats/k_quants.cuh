@@ -27,13 +27,42 @@ struct Format<10> {  // Q2_K
                 d};
     }
 
-    DEVICE Mins<16> mins(const uint8_t* block) {
+    // Fields of 2 bits at the same place of 16 bytes are a group.
+    struct Strip {
+        uint32_t words[4];
+        Fold folds[4];
+        uint32_t mins[2];
+        float d, dmin;
+    };
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t*) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        Mins<16> all;
+        const uint8_t* const scales = b.scales + 8 * (t >> 1);
+        const uint32_t both = byte_permute(load<uint32_t>(scales), load<uint32_t>(scales + 4), t & 1 ? 0x7531 : 0x6420);
+        const uint32_t four = both & 0x0F0F0F0Fu, mins = both >> 4 & 0x0F0F0F0Fu;
+        Strip s = {{},
+                   {fold_by<0>(four, 0), fold_by<2>(four, 1), fold_by<4>(four, 2), fold_by<6>(four, 3)},
+                   {bytes_to_bfloat2(mins, 0, 1), bytes_to_bfloat2(mins, 2, 3)},
+                   half_to_float(b.d),
+                   half_to_float(b.dmin)};
 #pragma unroll
-        for (int i = 0; i < 4; ++i) all.codes[i] = load_u8x4<4>(b.scales + 4 * i) >> 4 & 0x0F0F0F0Fu;
-        all.factor = half_to_float(b.dmin);
-        return all;
+        for (int i = 0; i < 4; ++i) s.words[i] = load<uint32_t>(b.qs + 16 * t + 4 * i);
+        return s;
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t even = s.words[i / 2], odd = shift_right_8(even);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int field = 2 * (i % 2) + half;
+            const uint32_t mask = 0x00030003u << 2 * field;
+            pairs[2 * half] = folded(s.folds[field], and_or(even, mask, kAbove1024));
+            pairs[2 * half + 1] = folded(s.folds[field], and_or(odd, mask, kAbove1024));
+        }
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) {
+        return 128 * (t / 2) + 16 * (t % 2) + 32 * (2 * (i % 2) + e / 4) + 4 * (i / 2) + e % 4;
     }
 };
 
@@ -68,28 +97,78 @@ struct Format<11> {  // Q3_K
                 {byte_above_two23(scales, 0) - bias, byte_above_two23(scales, 1) - bias},
                 half_to_float(b.d)};
     }
+
+    struct Strip {
+        uint32_t words[4], high[4];
+        Fold folds[4];
+        float d;
+    };
+
+    // The first field moves to bit 2, where its fold is exact: (1024 + 4) * (scale - 32) would need 13 bits.
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t*) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint32_t half = t >> 1, select = t & 1 ? 0x7531 : 0x6420;
+        const uint32_t low = byte_permute(load_u8x4<2>(b.scales), load_u8x4<2>(b.scales + 4), select) >> 4 * half;
+        const uint32_t top = load_u8x4<2>(b.scales + 8) >> 4 * half;
+        const uint32_t scales = (low & 0x0F0F0F0Fu) | (byte_permute(top, top >> 2, select) & 0x03030303u) << 4;
+        Strip s = {{},
+                   {},
+                   {fold_by<2, 4, 32>(scales, 0), fold_by<2, 4, 32>(scales, 1), fold_by<4, 4, 32>(scales, 2),
+                    fold_by<6, 4, 32>(scales, 3)},
+                   half_to_float(b.d)};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            s.words[i] = load_u8x4<2>(b.qs + 16 * t + 4 * i);
+            s.high[i] = load_u8x4<2>(b.hmask + 16 * (t & 1) + 4 * i) >> 4 * half;
+        }
+        return s;
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int field = 2 * (i % 2) + half, bit = field == 0 ? 2 : 2 * field, up = bit + 2 - field;
+            const uint32_t word = field == 0 ? s.words[i / 2] << 2 : s.words[i / 2], high = s.high[i / 2];
+            const uint32_t odd = field == 0 ? s.words[i / 2] >> 6 : shift_right_8(word);
+            const uint32_t mask = 0x00030003u << bit, mask_of_high = 0x00040004u << bit;
+            pairs[2 * half] = folded(s.folds[field], and_or(high << up, mask_of_high, and_or(word, mask, kAbove1024)));
+            pairs[2 * half + 1] =
+                folded(s.folds[field], and_or(high >> (8 - up), mask_of_high, and_or(odd, mask, kAbove1024)));
+        }
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) {
+        return 128 * (t / 2) + 16 * (t % 2) + 32 * (2 * (i % 2) + e / 4) + 4 * (i / 2) + e % 4;
+    }
 };
 
 // The head that Q4_K and Q5_K share: d, dmin, and a 6-bit scale and min for each 32 weights.
 struct ScaleMin {
     float scale, offset, d;
 
-    // `head` holds 16 bytes, `sub` is the number of the 32 weights; `in_sixteenths` when codes count in them.
+    // `head` holds 16 bytes, `sub` is the number of the 32 weights.
     // Subs 0..3 have their six bits in one byte; 4..7 have four in the last word and two on top of the first bytes.
-    DEVICE ScaleMin of(uint4 head, uint32_t sub, bool in_sixteenths) {
+    DEVICE ScaleMin of(uint4 head, uint32_t sub) {
         const bool first = sub < 4;
         const uint32_t scales = first ? head.y & 0x3F3F3F3Fu : (head.w & 0x0F0F0F0Fu) | (head.y >> 2 & 0x30303030u);
+        const uint32_t mins = first ? head.z & 0x3F3F3F3Fu : (head.w >> 4 & 0x0F0F0F0Fu) | (head.z >> 2 & 0x30303030u);
         const float dmin = half_to_float(static_cast<uint16_t>(head.x >> 16));
-        return {in_sixteenths ? sixteenth_of_byte(scales, sub & 3) : byte_to_float(scales, sub & 3),
-                -(dmin * byte_to_float(four_mins(head, first), sub & 3)), half_to_float(static_cast<uint16_t>(head.x))};
+        return {byte_to_float(scales, sub & 3), -(dmin * byte_to_float(mins, sub & 3)),
+                half_to_float(static_cast<uint16_t>(head.x))};
     }
+};
 
-    DEVICE uint32_t four_mins(uint4 head, bool first) {
-        return first ? head.z & 0x3F3F3F3Fu : (head.w >> 4 & 0x0F0F0F0Fu) | (head.z >> 2 & 0x30303030u);
-    }
+// Scales and mins of a strip's two subs, 2t and 2t + 1, a byte each.
+struct StripHead {
+    uint32_t scales, mins;
+    float d, dmin;
 
-    DEVICE Mins<8> all_mins(uint4 head) {
-        return {{four_mins(head, true), four_mins(head, false)}, half_to_float(static_cast<uint16_t>(head.x >> 16))};
+    DEVICE StripHead of(uint4 head, uint32_t t) {
+        const uint32_t shift = 16 * (t & 1), first = head.y >> shift, middle = head.z >> shift, last = head.w >> shift;
+        const float d = half_to_float(static_cast<uint16_t>(head.x)),
+                    dmin = half_to_float(static_cast<uint16_t>(head.x >> 16));
+        if (t < 2) return {first & 0x3F3Fu, middle & 0x3F3Fu, d, dmin};
+        return {(last & 0x0F0Fu) | (first >> 2 & 0x3030u), (last >> 4 & 0x0F0Fu) | (middle >> 2 & 0x3030u), d, dmin};
     }
 };
 
@@ -107,12 +186,41 @@ struct Format<12> {  // Q4_K
     DEVICE OffsetOctet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const Bytes8 bytes = load_u8x8<8>(b.qs + 32 * (octet >> 3) + 8 * (octet & 3));
-        const Nibbles nibbles = nibbles_in_place(bytes, octet & 4);
-        const ScaleMin sub = ScaleMin::of(load<uint4>(b.head), octet >> 2, nibbles.in_sixteenths);
-        return {nibbles.codes, {sub.scale}, {sub.offset}, sub.d};
+        const ScaleMin sub = ScaleMin::of(load<uint4>(b.head), octet >> 2);
+        return {nibbles(bytes, octet & 4), {sub.scale}, {sub.offset}, sub.d};
     }
 
-    DEVICE Mins<8> mins(const uint8_t* block) { return ScaleMin::all_mins(load<uint4>(block)); }
+    // Byte 32t + i holds weight i of two subs.
+    struct Strip {
+        uint32_t words[8];
+        Fold low, high;
+        uint32_t mins[1];
+        float d, dmin;
+    };
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t*) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const StripHead head = StripHead::of(load<uint4>(b.head), t);
+        const uint4 first = load<uint4>(b.qs + 32 * t), second = load<uint4>(b.qs + 32 * t + 16);
+        return {{first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w},
+                fold_by<0>(head.scales, 0),
+                fold_by<4>(head.scales, 1),
+                {bytes_to_bfloat2(head.mins, 0, 1)},
+                head.d,
+                head.dmin};
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t even = s.words[i], odd = shift_right_8(even);
+        pairs[0] = folded(s.low, and_or(even, 0x000F000Fu, kAbove1024));
+        pairs[1] = folded(s.low, and_or(odd, 0x000F000Fu, kAbove1024));
+        pairs[2] = folded(s.high, and_or(even, 0x00F000F0u, kAbove1024));
+        pairs[3] = folded(s.high, and_or(odd, 0x00F000F0u, kAbove1024));
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) {
+        return 64 * t + 32 * (e / 4) + 4 * i + e % 4;
+    }
 };
 
 // As Q4_K, and bit `sub` of qh[i] is the fifth bit of weight i of each 32. Rows are 16-byte aligned.
@@ -131,11 +239,53 @@ struct Format<13> {  // Q5_K
         const Block& b = *reinterpret_cast<const Block*>(block);
         const Bytes8 low = nibbles(load_u8x8<8>(b.qs + 32 * (octet >> 3) + 8 * (octet & 3)), octet & 4);
         const Bytes8 high = field(load_u8x8<8>(b.qh + 8 * (octet & 3)), octet >> 2, 0x01010101u);
-        const ScaleMin sub = ScaleMin::of(load<uint4>(b.head), octet >> 2, false);
+        const ScaleMin sub = ScaleMin::of(load<uint4>(b.head), octet >> 2);
         return {merge<4>(low, high), {sub.scale}, {sub.offset}, sub.d};
     }
 
-    DEVICE Mins<8> mins(const uint8_t* block) { return ScaleMin::all_mins(load<uint4>(block)); }
+    struct Strip {
+        uint32_t words[8], fifth[8];  // of the low nibbles in bit 0 of each byte, of the high ones in bit 1
+        Fold low, high;
+        uint32_t mins[1];
+        float d, dmin;
+    };
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t*) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const StripHead head = StripHead::of(load<uint4>(b.head), t);
+        Strip s = {{},
+                   {},
+                   fold_by<0>(head.scales, 0),
+                   fold_by<0>(head.scales, 1),
+                   {bytes_to_bfloat2(head.mins, 0, 1)},
+                   head.d,
+                   head.dmin};
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const uint4 words = load<uint4>(b.qs + 32 * t + 16 * half), bits = load<uint4>(b.qh + 16 * half);
+            const uint32_t four[4] = {words.x, words.y, words.z, words.w}, of_all[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                s.words[4 * half + i] = four[i];
+                s.fifth[4 * half + i] = of_all[i] >> 2 * t;
+            }
+        }
+        return s;
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        uint32_t low[2], high[2];
+        spread_bytes(and_or(s.fifth[i] << 4, 0x10101010u, s.words[i] & 0x0F0F0F0Fu), low);
+        spread_bytes(and_or(s.fifth[i] << 3, 0x10101010u, s.words[i] >> 4 & 0x0F0F0F0Fu), high);
+        pairs[0] = folded(s.low, low[0]);
+        pairs[1] = folded(s.low, low[1]);
+        pairs[2] = folded(s.high, high[0]);
+        pairs[3] = folded(s.high, high[1]);
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) {
+        return 64 * t + 32 * (e / 4) + 4 * i + e % 4;
+    }
 };
 
 // w = (d * scale) * (q - 32), a signed 8-bit scale for each 16 weights. Rows are 2-byte aligned.

@@ -56,4 +56,32 @@ struct Format<35> {  // TQ2_0
         const Bytes8 bytes = load_u8x8<2>(b.qs + 32 * (octet >> 4) + 8 * (octet & 3));
         return {field(bytes, 2 * (octet >> 2 & 3), 0x03030303u), 1.0f, half_to_float(b.d)};
     }
+
+    struct Strip {
+        uint32_t words[4];
+        float d;
+    };
+
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t*) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        Strip s = {{}, half_to_float(b.d)};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s.words[i] = load_u8x4<2>(b.qs + 16 * t + 4 * i);
+        return s;
+    }
+
+    DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
+        const uint32_t even = s.words[i / 2], odd = shift_right_8(even);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int bit = 4 * (i % 2) + 2 * half;
+            const Fold fold = {half2_constant(1, -bit), half2_constant(-(1024 + (1 << bit)), -bit)};
+            pairs[2 * half] = folded(fold, and_or(even, 0x00030003u << bit, kAbove1024));
+            pairs[2 * half + 1] = folded(fold, and_or(odd, 0x00030003u << bit, kAbove1024));
+        }
+    }
+
+    DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) {
+        return 128 * (t / 2) + 16 * (t % 2) + 32 * (2 * (i % 2) + e / 4) + 4 * (i / 2) + e % 4;
+    }
 };

@@ -46,15 +46,8 @@ struct HalfOctet {
     float scale[SCALES];
     float d = 1.0f;
 };
-static constexpr float kHalfUnit = 32768.0f;
-
-// The offsets of 256 weights, in GROUPS equal groups: offset[g] = -factor * code[g], codes below 128 as bytes.
-template <int GROUPS>
-struct Mins {
-    static constexpr int n_groups = GROUPS;
-    uint32_t codes[GROUPS / 4];
-    float factor;
-};
+static constexpr int kHalfUnitLog2 = 15;
+static constexpr float kHalfUnit = 1 << kHalfUnitLog2;
 
 // Reads four bytes at `p`, which is aligned to Align bytes.
 template <int Align>
@@ -94,21 +87,6 @@ DEVICE Bytes8 field(Bytes8 bytes, uint32_t shift, uint32_t mask) {
 
 DEVICE Bytes8 nibbles(Bytes8 bytes, uint32_t shift) { return field(bytes, shift, 0x0F0F0F0Fu); }
 
-// The upper or lower nibble of every byte as a code. As f16 operands upper nibbles stay where they are and count in
-// sixteenths; bfloat16 has no room for that.
-struct Nibbles {
-    Bytes8 codes;
-    bool in_sixteenths;
-};
-
-DEVICE Nibbles nibbles_in_place(Bytes8 bytes, bool upper) {
-#if MMVQ_ACTIVATION == 1
-    return {{bytes.lo, bytes.hi, upper ? 0xF0F0F0F0u : 0x0F0F0F0Fu}, upper};
-#else
-    return {nibbles(bytes, upper ? 4 : 0), false};
-#endif
-}
-
 // A split octet where four bytes hold a weight in each nibble.
 DEVICE Bytes8 both_nibbles(uint32_t bytes) { return {bytes & 0x0F0F0F0Fu, bytes >> 4 & 0x0F0F0F0Fu}; }
 
@@ -137,11 +115,6 @@ DEVICE float byte_above_two23(uint32_t word, uint32_t index) {
 }
 
 DEVICE float byte_to_float(uint32_t word, uint32_t index) { return byte_above_two23(word, index) - kTwo23; }
-
-// A sixteenth of byte `index` of `word`, exactly: it lies as far below 2^19 as a byte below 2^23.
-DEVICE float sixteenth_of_byte(uint32_t word, uint32_t index) {
-    return bits_to_float(byte_permute(word, 0x49000000u, 0x7440u | index)) - 524288.0f;
-}
 
 // Signed values stored as bytes with this much added: what codebooks hold and what `negate_bytes` needs.
 static constexpr float kBias = 128.0f;

@@ -32,13 +32,15 @@ class Format:
 
     `family` names the file `kernels/formats/<family>.cuh` with the device struct; `scales` are the fields that make
     random bytes a valid block when they hold sane values (layouts: ggml-common.h of ggml). `min_groups`: how many
-    groups of 256 weights have an offset that is a small integer times one float (the struct's `mins`), or 0.
+    groups of 256 weights have an offset that is a small integer times one float (the struct's `mins`), or 0. `grid_words`:
+    32-bit words of the codebook that strips look up (the struct's own `grid_words`), or 0.
     """
 
     type: GGML
     family: str
     scales: tuple[ScaleField, ...] = ()
     min_groups: int = 0
+    grid_words: int = 0
 
     @property
     def name(self) -> str:
@@ -98,13 +100,13 @@ _ROWS = (
     Format(GGML.NVFP4, "fp4", tuple(ScaleField("ue4m3", i) for i in range(4))),
     Format(GGML.IQ4_NL, "iq4", _f16(0)),
     Format(GGML.IQ4_XS, "iq4", _f16(0)),
-    Format(GGML.IQ3_S, "iq3", _f16(0)),
-    Format(GGML.IQ3_XXS, "iq3", _f16(0)),
-    Format(GGML.IQ2_S, "iq2", _f16(0)),
-    Format(GGML.IQ2_XS, "iq2", _f16(0)),
-    Format(GGML.IQ2_XXS, "iq2", _f16(0)),
-    Format(GGML.IQ1_S, "iq1", _f16(0)),
-    Format(GGML.IQ1_M, "iq1", (ScaleField("iq1m", 48),)),
+    Format(GGML.IQ3_S, "iq3", _f16(0), grid_words=512),
+    Format(GGML.IQ3_XXS, "iq3", _f16(0), grid_words=256),
+    Format(GGML.IQ2_S, "iq2", _f16(0), grid_words=2048),
+    Format(GGML.IQ2_XS, "iq2", _f16(0), grid_words=1024),
+    Format(GGML.IQ2_XXS, "iq2", _f16(0), grid_words=512),
+    Format(GGML.IQ1_S, "iq1", _f16(0), grid_words=2048),
+    Format(GGML.IQ1_M, "iq1", (ScaleField("iq1m", 48),), grid_words=2048),
     Format(GGML.TQ1_0, "ternary", _f16(52)),
     Format(GGML.TQ2_0, "ternary", _f16(64)),
     Format(GGML.F32, "plain"),

@@ -142,10 +142,10 @@ def _build_stream(d: Descriptor, device: Device) -> Choice:
     return Choice(
         rule="stream",
         reason=f"each tile of up to {shape.columns} dispatches streams its rows through shared memory once, in "
-        f"{shape.n_stages} stages of {shape.segment} weights; exact products on the tensor cores",
+        f"{shape.n_stages} stages of {shape.segment} weights; exact weights as f16 on the tensor cores",
         sku=_sku("stream", d, device),
         guarantee=PrecisionGuarantee(
-            math="f16" if d.dtype is Dtype.F16 else "bf16",
+            math="f16",
             accumulator="f32",
             error_constant=exactness + _atomic_error_constant(d) if atomic else exactness,
             deterministic=not atomic,

@@ -17,12 +17,14 @@ _CHUNK = 256  # weights of a row that one warp takes at a time
 _MAX_SLICES = 14  # of a row: what one item's sums have room for, and one for each warp
 _MAX_STAGES = 8
 _MIN_STAGES = 3
-_WARPS = {1: 14, 2: 10, 4: 10}  # that multiply, by column tiles: more tiles need more registers
+_WARPS = {1: 14, 2: 12, 4: 10}  # that multiply, by column tiles: more tiles need more registers
 _MIN_UNITS = 7  # of an item: about half as many as warps, so that they have something to share
 _OTHER_WARPS = 2  # one copies, one sums up
 _MAX_COLUMN_TILES = 4  # of 8 mma columns: what a thread's registers hold
 _WIDTHS = (1, 2, 4, 8, 16, 32)  # dispatches per tile
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
+_SECOND_TILE_BYTES = 20 * 1024  # activations of a tile up to which there is room for two
+_EARLY_BYTES = 32 * 1024  # packed bytes on their way before the first activations: keeps the memory busy for their latency
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
 
 # Dynamic shared memory of a block after opting in, in bytes, by compute capability (CUDA programming guide).
@@ -31,6 +33,8 @@ _SHARED_BYTES_ELSEWHERE = 101_376
 
 _SHAPE = (
     "columns",
+    "column_shift",
+    "tile_slots",
     "row_groups",
     "group_shift",
     "rows",
@@ -45,11 +49,13 @@ _SHAPE = (
     "row_slot",
     "stage_bytes",
     "n_stages",
+    "early_stages",
     "column_bytes",
     "item_sums",
     "sums_at",
     "columns_at",
     "stages_at",
+    "grid_at",
 )
 
 
@@ -76,6 +82,7 @@ class StreamShape:
     values: tuple[tuple[str, int], ...]
     column_tiles: int
     min_groups: int
+    grid_words: int
     warps: int
     shared_bytes: int
 
@@ -96,6 +103,7 @@ class StreamShape:
         """The compile-time values."""
         return (
             ("MMVQ_COLUMN_TILES", self.column_tiles),
+            ("MMVQ_GRID_WORDS", self.grid_words),
             ("MMVQ_MIN_GROUPS", self.min_groups),
             ("MMVQ_WARPS", self.warps),
         )
@@ -135,10 +143,11 @@ def _fill(d: Descriptor, columns: int, sm_count: int, limit: int) -> StreamShape
             n_stages = min(room // stage_bytes, _MAX_STAGES)
             if n_stages >= _MIN_STAGES and stage_bytes <= max(_STAGE_BYTES, room // 4):
                 shape["n_stages"] = n_stages
+                shape["early_stages"] = min(n_stages, max(1, _EARLY_BYTES // stage_bytes))
                 tiles = _column_tiles(d, columns)
                 values = tuple((name, shape[name]) for name in _SHAPE)
                 shared = stages_at + n_stages * stage_bytes
-                return StreamShape(values, tiles, d.format.min_groups, _WARPS[tiles], shared)
+                return StreamShape(values, tiles, d.format.min_groups, d.format.grid_words, _WARPS[tiles], shared)
     return None
 
 
@@ -148,15 +157,21 @@ def _layout(
     """The kernel's Shape but for its n_stages, and the bytes of shared memory before the stages."""
     rows, segment = 16 * row_groups, slices * run * _CHUNK
     packed_segment = d.format.row_bytes(segment)
-    row_slot = (packed_segment + 31) // 64 * 64 + 96  # room for 15 bytes of phase; 32 mod 64 spreads the banks
-    chunk_bytes = 2 * _CHUNK + 8 * d.format.min_groups  # activations, and four 16-bit parts of each group's sum
+    row_slot = _row_slot(d, packed_segment)
+    # Activations, four 16-bit parts of each group's sum, the power of two that scales all but f16.
+    chunk_bytes = 2 * _CHUNK + 8 * d.format.min_groups + (0 if d.dtype is Dtype.F16 else 16)
     column_bytes = (-(-d.n_cols // _CHUNK) * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
     item_sums = n_slices * rows * 8 * _column_tiles(d, columns)
-    sums_at = _round_up(8 * (2 * _MAX_STAGES + 4) + 4 * 32 + 4 * 3 + 4 * 2, 16)  # barriers to `large`
+    grid_at = _round_up(8 * (2 * _MAX_STAGES + 5), 16)  # behind the barriers
+    sums_at = _round_up(grid_at + 4 * d.format.grid_words, 16)
     columns_at = _round_up(sums_at + 2 * 4 * item_sums, 128)
-    stages_at = _round_up(columns_at + columns * (3 if d.dtype is Dtype.F32 else 1) * column_bytes, 128)
+    tile_bytes = columns * _parts(d) * column_bytes
+    tile_slots = 2 if tile_bytes <= _SECOND_TILE_BYTES else 1
+    stages_at = _round_up(columns_at + tile_slots * tile_bytes, 128)
     shape = {
         "columns": columns,
+        "column_shift": columns.bit_length() - 1,
+        "tile_slots": tile_slots,
         "row_groups": row_groups,
         "group_shift": row_groups.bit_length() - 1,
         "rows": rows,
@@ -175,8 +190,16 @@ def _layout(
         "sums_at": sums_at,
         "columns_at": columns_at,
         "stages_at": stages_at,
+        "grid_at": grid_at,
     }
     return shape, stages_at
+
+
+def _row_slot(d: Descriptor, packed_segment: int) -> int:
+    """Bytes of a row in a stage: a multiple of 16 that spreads rows over the banks of shared memory."""
+    if d.format.type_size % 16 == 0:  # no phase; four lanes read 16 bytes each at strides of 32, so odd lines for odd rows
+        return (packed_segment + 15) // 32 * 32 + 16
+    return (packed_segment + 31) // 64 * 64 + 96  # room for 15 bytes of phase; 32 mod 64
 
 
 def _round_up(size: int, step: int) -> int:
@@ -200,6 +223,11 @@ def _row_groups(d: Descriptor, columns: int, sm_count: int, n_slices: int) -> li
 
 
 def _column_tiles(d: Descriptor, columns: int) -> int:
-    """Eights of mma columns, rounded up to a power of two: one or four mma columns a dispatch."""
-    tiles = -(-columns * (4 if d.dtype is Dtype.F32 else 1) // 8)
+    """Eights of mma columns, rounded up to a power of two."""
+    tiles = -(-columns * _parts(d) // 8)
     return 1 << (tiles - 1).bit_length()
+
+
+def _parts(d: Descriptor) -> int:
+    """How many 16-bit floats stand for an activation: mma columns of a dispatch."""
+    return 2 if d.dtype is Dtype.F32 else 1
