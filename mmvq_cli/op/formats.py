@@ -32,8 +32,8 @@ class Format:
 
     `family` names the file `kernels/formats/<family>.cuh` with the device struct; `scales` are the fields that make
     random bytes a valid block when they hold sane values (layouts: ggml-common.h of ggml). `min_groups`: how many
-    groups of 256 weights have an offset that is a small integer times one float (the struct's `mins`), or 0. `grid_words`:
-    32-bit words of the codebook that strips look up (the struct's own `grid_words`), or 0.
+    groups of 256 weights have an offset that is a small integer times one float (the struct's `mins`), or 0.
+    `grid_words`: 32-bit words of the codebook that strips look up (the struct's own `grid_words`), or 0.
     """
 
     type: GGML

@@ -24,7 +24,7 @@ _MAX_COLUMN_TILES = 4  # of 8 mma columns: what a thread's registers hold
 _WIDTHS = (1, 2, 4, 8, 16, 32)  # dispatches per tile
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
 _SECOND_TILE_BYTES = 20 * 1024  # activations of a tile up to which there is room for two
-_EARLY_BYTES = 32 * 1024  # packed bytes on their way before the first activations: keeps the memory busy for their latency
+_EARLY_BYTES = 32 * 1024  # packed bytes on their way before the first activations, which would queue up behind more
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
 
 # Dynamic shared memory of a block after opting in, in bytes, by compute capability (CUDA programming guide).
@@ -197,7 +197,7 @@ def _layout(
 
 def _row_slot(d: Descriptor, packed_segment: int) -> int:
     """Bytes of a row in a stage: a multiple of 16 that spreads rows over the banks of shared memory."""
-    if d.format.type_size % 16 == 0:  # no phase; four lanes read 16 bytes each at strides of 32, so odd lines for odd rows
+    if d.format.type_size % 16 == 0:  # no phase; lanes read 16 bytes each at strides of 32: odd lines for odd rows
         return (packed_segment + 15) // 32 * 32 + 16
     return (packed_segment + 31) // 64 * 64 + 96  # room for 15 bytes of phase; 32 mod 64
 
