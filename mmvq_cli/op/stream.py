@@ -25,6 +25,7 @@ _WIDTHS = (1, 2, 4, 8, 16, 32)  # dispatches per tile
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
 _SECOND_TILE_BYTES = 20 * 1024  # activations of a tile up to which there is room for two
 _EARLY_BYTES = 32 * 1024  # packed bytes on their way before the first activations, which would queue up behind more
+_RING_BYTES = 32 * 1024  # packed bytes of all stages that several row groups must leave room for
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
 
 # Dynamic shared memory of a block after opting in, in bytes, by compute capability (CUDA programming guide).
@@ -141,6 +142,8 @@ def _fill(d: Descriptor, columns: int, sm_count: int, limit: int) -> StreamShape
             shape, stages_at = _layout(d, columns, row_groups, run, n_slices, slices)
             room, stage_bytes = limit - stages_at, shape["stage_bytes"]
             n_stages = min(room // stage_bytes, _MAX_STAGES)
+            if row_groups > 1 and n_stages * stage_bytes < _RING_BYTES:
+                continue  # fewer rows have smaller sums
             if n_stages >= _MIN_STAGES and stage_bytes <= max(_STAGE_BYTES, room // 4):
                 shape["n_stages"] = n_stages
                 shape["early_stages"] = min(n_stages, max(1, _EARLY_BYTES // stage_bytes))

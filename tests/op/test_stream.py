@@ -44,6 +44,12 @@ def test_tiles_widen_with_the_dispatches_of_an_expert():
     assert widths == [2, 2, 4, 32]
 
 
+def test_wide_tiles_leave_room_for_stages():
+    shape = stream_shape(problem(m_tokens=256, m_total=2048), H200)
+    assert (shape.columns, shape.row_groups) == (32, 1)
+    assert shape.n_stages * shape.stage_bytes >= 32 * 1024
+
+
 def test_dispatches_per_touched_expert_of_uniform_routing():
     assert dispatches_per_touched_expert(problem(m_total=1)) == pytest.approx(1, rel=0.01)
     assert dispatches_per_touched_expert(problem(m_total=128 * 50)) == pytest.approx(50)
