@@ -50,7 +50,7 @@ DEVICE constexpr int min_pairs(...) {
 // without any conversion, but then the tensor cores line products up by its exponent, not its first bit, and lose the bits
 // between.)
 DEVICE void spread_codes(Bytes8 codes, uint32_t (&pairs)[4]) {
-    const uint32_t mask = codes.mask & 0x00FF00FFu;  // a mask is the same for all bytes
+    const uint32_t mask = 0x00FF00FFu;
     pairs[0] = and_or(codes.lo, mask, kAbove1024);
     pairs[1] = and_or(shift_right_8(codes.lo), mask, kAbove1024);
     pairs[2] = and_or(codes.hi, mask, kAbove1024);

@@ -4,9 +4,10 @@
 //   y[i, r] = topk_weights[i] * sum_k W[expert(i), r, k] * x[row(i), k]         for every dispatch i and row r
 //
 // Persistent: block b takes an equal, contiguous share of the items (tile of some dispatches of one expert) x (some rows),
-// so its activations stay in shared memory from item to item. A stage holds one segment of an item's rows. Three kinds of warps work at their own pace: one copies (as many stages ahead as shared memory has room for), WARPS
-// multiply, one sums up and stores. A unit of multiplication is 16 rows x one slice (a run of chunks of 256 weights); units go
-// around the warps in order, from stage to stage, so that all get the same share.
+// so its activations stay in shared memory from item to item. A stage holds one segment of an item's rows. Three kinds of
+// warps work at their own pace: one copies (as many stages ahead as shared memory has room for), WARPS multiply, one sums up and
+// stores. A unit of multiplication is 16 rows x one slice (a run of chunks of 256 weights); units go around the warps in order,
+// from stage to stage, so that all get the same share.
 //
 // Arithmetic: exact products of f16 in the tensor cores' f32 sums (mma.cuh); of whole blocks where the format's scales are folded
 // into the weights, else of the 16 or 32 weights that share a scale, which goes on the sums in f32. Offsets that are a small

@@ -1,11 +1,9 @@
 // How packed codes become floats: eight codes travel as the bytes of two words, and each byte becomes a float with
 // one byte permute and one exact subtraction (no integer-to-float conversion, which runs at a quarter of the rate).
 
-// Eight bytes in memory order: bytes 0..3 in lo, 4..7 in hi. In codes only the bits of `mask` count: where several octets
-// share bytes, what is done before the mask is done once.
+// Eight bytes in memory order: bytes 0..3 in lo, 4..7 in hi.
 struct Bytes8 {
     uint32_t lo, hi;
-    uint32_t mask = 0xFFFFFFFFu;
 };
 
 // Eight weights: w[i] = (d * scale) * (code[i] - bias). bias is an integer, so the difference is exact. With two scales, the
@@ -155,7 +153,7 @@ DEVICE Bytes8 look_up(Table16 table, Bytes8 nibble) {
 DEVICE void to_integers(Bytes8 codes, float bias, float (&q)[8]) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-        q[i] = byte_above_two23((i < 4 ? codes.lo : codes.hi) & codes.mask, i & 3) - (kTwo23 + bias);
+        q[i] = byte_above_two23(i < 4 ? codes.lo : codes.hi, i & 3) - (kTwo23 + bias);
     }
 }
 

@@ -264,7 +264,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "stream",
         "cuda",
-        "rows stream once through shared memory to the tensor cores; exact products, batch-invariant; sm_90",
+        "rows stream once through shared memory to the tensor cores; exact weights, batch-invariant; sm_90",
         lambda d, device, preference: preference is not Preference.REFERENCE and _streams(d, device),
         _build_stream,
     ),
