@@ -79,7 +79,7 @@ DEVICE void tile_products(const Problem& p, const Tile& tile, int32_t first_row)
     const int r = lane / WIDTH, c = lane % WIDTH;
     if (r < ROWS_PER_WARP && c < tile.count && first_row + r < p.n_rows_per_expert) {
         const int32_t dispatch = tile.first + c;
-        store(p, dispatch, first_row + r, dispatch_weight(p, dispatch) * mine);
+        store<1>(p, {place_of(p, dispatch)}, {true}, first_row + r, {dispatch_weight(p, dispatch) * mine});
     }
 }
 

@@ -5,8 +5,8 @@
 //
 // Persistent: block b takes an equal, contiguous share of the items (tile of some dispatches of one expert) x (some rows),
 // so its activations stay in shared memory from item to item. A stage holds one segment of an item's rows. Three kinds of
-// warps work at their own pace: one copies (as many stages ahead as shared memory has room for), WARPS multiply, one sums up and
-// stores. A unit of multiplication is 16 rows x one slice (a run of chunks of 256 weights); units go around the warps in order,
+// warps work at their own pace: one copies (as many stages ahead as shared memory has room for), WARPS multiply, one or two sum up
+// and store. A unit of multiplication is 16 rows x one slice (a run of chunks of 256 weights); units go around the warps in order,
 // from stage to stage, so that all get the same share.
 //
 // Arithmetic: exact products of f16 in the tensor cores' f32 sums (mma.cuh); of whole blocks where the format's scales are folded
@@ -18,9 +18,11 @@
 #include "mma.cuh"
 #include "output.cuh"
 
-constexpr int N_TILES = MMVQ_COLUMN_TILES;   // of 8 mma columns
-constexpr int WARPS = MMVQ_WARPS;            // that multiply
-constexpr int MIN_GROUPS = MMVQ_MIN_GROUPS;  // of 256 weights, where the format has Mins; else 0
+constexpr int N_TILES = MMVQ_COLUMN_TILES;         // of 8 mma columns
+constexpr int WARPS = MMVQ_WARPS;                  // that multiply
+constexpr int SUMMING_WARPS = MMVQ_SUMMING_WARPS;  // 1, or 2 that take turns
+constexpr int MIN_GROUPS = MMVQ_MIN_GROUPS;        // of 256 weights, where the format has Mins; else 0
+constexpr int THREADS = 32 * (WARPS + 1 + SUMMING_WARPS);
 constexpr int MAX_STAGES = 8;
 constexpr int CHUNK = 256;
 
@@ -51,7 +53,8 @@ struct Shape {
     int32_t segment;         // weights of a row per stage, whole slices
     int32_t n_segments;      // per row
     int32_t packed_segment;  // bytes
-    int32_t row_slot;        // bytes of a row in a stage
+    int32_t row_slot;        // bytes from row to row in a stage
+    int32_t copy_rows;       // with one copy: an item's, or 1; a power of two
     int32_t stage_bytes;
     int32_t n_stages;
     int32_t early_stages;  // copied before the first activations are there
@@ -194,7 +197,8 @@ DEVICE void prefetch_inputs(const Problem& p) {
 
 // ---- The copying warp.
 
-// Copies the segment's bytes of this lane's rows, from the 16-byte line that each begins in to the line that it ends in.
+// Copies the segment's bytes of an item's rows: from the 16-byte line that a copy begins in to the line that it ends in. Lanes take
+// turns at asking, some 40 ns for each copy, so short rows are copied together.
 // The last line of the tensor may lie partly outside: its bytes inside are copied by hand.
 DEVICE void copy_segment(const Problem& p, const Shape& shape, Tile tile, int32_t first_row, int32_t first_weight,
                          uint8_t* stage, uint64_t* full) {
@@ -205,9 +209,10 @@ DEVICE void copy_segment(const Problem& p, const Shape& shape, Tile tile, int32_
     const uint8_t* const first = p.weights +
                                  (static_cast<int64_t>(tile.expert) * p.n_rows_per_expert + first_row) * packed_bytes +
                                  row_bytes(first_weight);
-    for (int32_t row = lane_index(); row < n_rows; row += 32) {
+    for (int32_t row = lane_index() * shape.copy_rows; row < n_rows; row += 32 * shape.copy_rows) {
         const uint8_t* const source = first + row * packed_bytes;
-        const uint32_t phase = address_of(source) % 16, wanted = phase + n_bytes, lines = (wanted + 15) / 16 * 16;
+        const uint32_t phase = address_of(source) % 16;
+        const uint32_t wanted = phase + n_bytes * min(shape.copy_rows, n_rows - row), lines = (wanted + 15) / 16 * 16;
         const uint8_t* const begin = source - phase;
         const uint32_t copied = limit - begin >= lines ? lines : static_cast<uint32_t>(limit - begin) / 16 * 16;
         uint8_t* const target = stage + row * shape.row_slot;
@@ -517,15 +522,16 @@ struct Unit {
         const uint8_t* const stage = s.stages + place.slot * shape.stage_bytes + first_chunk * PACKED_CHUNK;
         const int32_t row = 16 * group + lane_index() / 4;
         const int32_t upper = min(row, last_row), lower = min(row + 8, last_row);
-        uint32_t upper_phase = 0, lower_phase = 0;  // of where the rows begin in 16 bytes
+        uint32_t upper_phase = 0, lower_phase = 0;  // of where their copies begin in 16 bytes
         if constexpr (MMVQ_TYPE_SIZE % 16 != 0) {
             const uint32_t row_phase = static_cast<uint32_t>(row_bytes(p.n_cols));
             const uint32_t row_in_tensor =
                 static_cast<uint32_t>(place.item.tile.expert) * p.n_rows_per_expert + first_row;
             const uint32_t phase = static_cast<uint32_t>(address_of(p.weights)) + row_in_tensor * row_phase +
                                    place.segment * shape.packed_segment;
-            upper_phase = (phase + upper * row_phase) % 16;
-            lower_phase = (phase + lower * row_phase) % 16;
+            const uint32_t first_of_copy = -static_cast<uint32_t>(shape.copy_rows);
+            upper_phase = (phase + (upper & first_of_copy) * row_phase) % 16;
+            lower_phase = (phase + (lower & first_of_copy) * row_phase) % 16;
         }
         return {stage + upper * shape.row_slot + upper_phase, stage + lower * shape.row_slot + lower_phase,
                 p.n_cols - place.segment * shape.segment - first_chunk * CHUNK};
@@ -600,30 +606,35 @@ DEVICE void multiply_items(const Problem& p, const Shape& shape, const Shared& s
     }
 }
 
-// ---- The summing warp.
+// ---- The summing warps.
 
 // The sums of an item's slices, and of an activation's parts, into the output. A lane takes one row and half of each eight mma
 // columns.
 DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, const Share& share) {
     constexpr int VALUES = 4 / COLUMN_SLOTS;  // of a lane and eight mma columns
-    const int32_t lane = lane_index(), half = lane & 1;
+    const int32_t lane = lane_index(), half = lane & 1, mine = warp_index() - WARPS - 1;
     int32_t count = 0;
     float factors[N_TILES][VALUES];
+    int64_t places[N_TILES][VALUES];
     bool is_other_tile = true;
-    for (Item item = share.first; item.number < share.n_items; is_other_tile = advance(p, shape, item)) {
+    for (Item item = share.first; item.number < share.n_items; is_other_tile |= advance(p, shape, item)) {
+        const int32_t buffer = item.number & 1;
+        if (SUMMING_WARPS == 2 && buffer != mine) continue;
         const Tile tile = item.tile;
         if (is_other_tile) {
+            is_other_tile = false;
             count = count_of(shape, tile);
 #pragma unroll
             for (int n = 0; n < N_TILES; ++n) {
 #pragma unroll
                 for (int v = 0; v < VALUES; ++v) {
                     const int32_t column = (2 * n + half) * VALUES + v;
-                    factors[n][v] = column < count ? dispatch_weight(p, tile.first + column) : 0.0f;
+                    const int32_t dispatch = tile.first + min(column, count - 1);
+                    factors[n][v] = dispatch_weight(p, dispatch);
+                    places[n][v] = place_of(p, dispatch);
                 }
             }
         }
-        const int32_t buffer = item.number & 1;
         barrier_wait(s.multiplied + buffer, item.number >> 1 & 1);
         for (int32_t group = 0; group < shape.row_groups; ++group) {
             const int32_t in_item = 16 * group + lane / 2, row = item.row_tile * shape.rows + in_item;
@@ -642,13 +653,14 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
                 const float values[4] = {PARTS == 1 ? total.x : fused_multiply_add(total.y, low, total.x),
                                          PARTS == 1 ? total.y : fused_multiply_add(total.w, low, total.z), total.z,
                                          total.w};
-                if (row >= p.n_rows_per_expert) continue;
+                float weighted[VALUES];
+                bool are_wanted[VALUES];
 #pragma unroll
                 for (int v = 0; v < VALUES; ++v) {
-                    const int32_t column = (2 * n + half) * VALUES + v;
-                    const float value = factors[n][v] * values[v];
-                    if (column < count) store(p, tile.first + column, row, value);
+                    weighted[v] = factors[n][v] * values[v];
+                    are_wanted[v] = (2 * n + half) * VALUES + v < count && row < p.n_rows_per_expert;
                 }
+                store(p, places[n], are_wanted, row, weighted);
             }
         }
         arrive_as_warp(s.summed + buffer);
@@ -666,7 +678,7 @@ DEVICE void copy_grid(const Shared& s) {
     }
 }
 
-KERNEL_BOUNDED(32 * (WARPS + 2), 1) stream(const GRID_CONSTANT Problem p, const GRID_CONSTANT Shape shape) {
+KERNEL_BOUNDED(THREADS, 1) stream(const GRID_CONSTANT Problem p, const GRID_CONSTANT Shape shape) {
     const Shared s = Shared::at(dynamic_shared(), shape);
     if (thread_index() == 0) {
         for (int32_t i = 0; i < shape.n_stages; ++i) {

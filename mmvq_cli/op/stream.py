@@ -17,14 +17,18 @@ _CHUNK = 256  # weights of a row that one warp takes at a time
 _MAX_SLICES = 14  # of a row: what one item's sums have room for, and one for each warp
 _MAX_STAGES = 8
 _MIN_STAGES = 3
-_WARPS = {1: 14, 2: 12, 4: 10}  # that multiply, by column tiles: more tiles need more registers
+_WARPS = {1: 14, 2: 12}  # that multiply, by column tiles: more tiles need more registers
 _MIN_UNITS = 7  # of an item: about half as many as warps, so that they have something to share
-_OTHER_WARPS = 2  # one copies, one sums up
-_MAX_COLUMN_TILES = 4  # of 8 mma columns: what a thread's registers hold
-_WIDTHS = (1, 2, 4, 8, 16, 32)  # dispatches per tile
+_SUMMING_WARPS = {1: 1, 2: 2}  # that sum up; two take turns: wide tiles have more to add and store
+_COPYING_WARPS = 1
+_MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
+_WIDTHS = (1, 2, 4, 8, 16)  # dispatches per tile
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
 _SECOND_TILE_BYTES = 20 * 1024  # activations of a tile up to which there is room for two
 _EARLY_BYTES = 32 * 1024  # packed bytes on their way before the first activations, which would queue up behind more
+_SHORT_ROW = 1536  # weights of a row up to which, or
+_SHORT_ROW_BYTES = 700  # packed bytes up to which, all rows of an item are copied at once
+_ROUNDING_BYTES = 32  # that the first and the last line of a copy may have besides
 _RING_BYTES = 32 * 1024  # packed bytes of all stages that several row groups must leave room for
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
 
@@ -48,6 +52,7 @@ _SHAPE = (
     "n_segments",
     "packed_segment",
     "row_slot",
+    "copy_rows",
     "stage_bytes",
     "n_stages",
     "early_stages",
@@ -97,7 +102,7 @@ class StreamShape:
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return 32 * (self.warps + _OTHER_WARPS)
+        return 32 * (self.warps + _COPYING_WARPS + _SUMMING_WARPS[self.column_tiles])
 
     @property
     def defines(self) -> tuple[tuple[str, int], ...]:
@@ -106,6 +111,7 @@ class StreamShape:
             ("MMVQ_COLUMN_TILES", self.column_tiles),
             ("MMVQ_GRID_WORDS", self.grid_words),
             ("MMVQ_MIN_GROUPS", self.min_groups),
+            ("MMVQ_SUMMING_WARPS", _SUMMING_WARPS[self.column_tiles]),
             ("MMVQ_WARPS", self.warps),
         )
 
@@ -144,7 +150,8 @@ def _fill(d: Descriptor, columns: int, sm_count: int, limit: int) -> StreamShape
             n_stages = min(room // stage_bytes, _MAX_STAGES)
             if row_groups > 1 and n_stages * stage_bytes < _RING_BYTES:
                 continue  # fewer rows have smaller sums
-            if n_stages >= _MIN_STAGES and stage_bytes <= max(_STAGE_BYTES, room // 4):
+            most = room if shape["copy_rows"] > 1 else max(_STAGE_BYTES, room // 4)
+            if n_stages >= _MIN_STAGES and stage_bytes <= most:
                 shape["n_stages"] = n_stages
                 shape["early_stages"] = min(n_stages, max(1, _EARLY_BYTES // stage_bytes))
                 tiles = _column_tiles(d, columns)
@@ -160,7 +167,8 @@ def _layout(
     """The kernel's Shape but for its n_stages, and the bytes of shared memory before the stages."""
     rows, segment = 16 * row_groups, slices * run * _CHUNK
     packed_segment = d.format.row_bytes(segment)
-    row_slot = _row_slot(d, packed_segment)
+    are_copied_together = slices == n_slices and _are_short(d)
+    row_slot = d.format.row_bytes(d.n_cols) if are_copied_together else _row_slot(d, packed_segment)
     # Activations, four 16-bit parts of each group's sum, the power of two that scales all but f16.
     chunk_bytes = 2 * _CHUNK + 8 * d.format.min_groups + (0 if d.dtype is Dtype.F16 else 16)
     column_bytes = (-(-d.n_cols // _CHUNK) * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
@@ -187,7 +195,8 @@ def _layout(
         "n_segments": -(-d.n_cols // segment),
         "packed_segment": packed_segment,
         "row_slot": row_slot,
-        "stage_bytes": rows * row_slot,
+        "copy_rows": rows if are_copied_together else 1,
+        "stage_bytes": _round_up(rows * row_slot + (_ROUNDING_BYTES if are_copied_together else 0), 16),
         "column_bytes": column_bytes,
         "item_sums": item_sums,
         "sums_at": sums_at,
@@ -196,6 +205,12 @@ def _layout(
         "grid_at": grid_at,
     }
     return shape, stages_at
+
+
+def _are_short(d: Descriptor) -> bool:
+    """Whether rows are copied as they lie: a copy for each would take longer than its bytes, and few banks collide."""
+    row_bytes = d.format.row_bytes(d.n_cols)
+    return (d.n_cols <= _SHORT_ROW or row_bytes <= _SHORT_ROW_BYTES) and row_bytes % 64 != 0
 
 
 def _row_slot(d: Descriptor, packed_segment: int) -> int:

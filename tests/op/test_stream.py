@@ -41,13 +41,35 @@ def test_a_shape_fits_its_device_and_its_order_of_sums_knows_no_batch(format, dt
 
 def test_tiles_widen_with_the_dispatches_of_an_expert():
     widths = [stream_shape(problem(m_tokens=m, m_total=8 * m), H200).columns for m in (1, 8, 32, 256)]
-    assert widths == [2, 2, 4, 32]
+    assert widths == [2, 2, 4, 16]
 
 
 def test_wide_tiles_leave_room_for_stages():
-    shape = stream_shape(problem(m_tokens=256, m_total=2048), H200)
-    assert (shape.columns, shape.row_groups) == (32, 1)
+    shape = stream_shape(problem(n_cols=4096, m_tokens=256, m_total=2048), H200)
+    assert (shape.columns, shape.row_groups) == (16, 1)
     assert shape.n_stages * shape.stage_bytes >= 32 * 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "n_cols", "together"),
+    [
+        ("Q6_K", 768, True),
+        ("Q8_0", 1536, True),
+        ("Q2_K", 2048, True),  # 672 bytes
+        ("Q4_K", 2048, False),
+        ("Q4_1", 512, False),  # 320 bytes: every second row in the same banks
+    ],
+)
+def test_short_rows_are_copied_together(name, n_cols, together):
+    shape = stream_shape(problem(format=FORMATS[name], n_cols=n_cols), H200)
+    if together:
+        assert (shape.copy_rows, shape.n_segments) == (shape.rows, 1)
+        assert shape.row_slot == FORMATS[name].row_bytes(n_cols)
+        assert (
+            shape.stage_bytes >= shape.rows * shape.row_slot + 30
+        )  # the first and the last line may begin and end outside
+    else:
+        assert shape.copy_rows == 1
 
 
 def test_dispatches_per_touched_expert_of_uniform_routing():
