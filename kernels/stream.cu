@@ -405,7 +405,7 @@ DEVICE void multiply_steps(const uint8_t* upper, const uint8_t* lower, int32_t n
                       sums);
     };
     if (F::block_size == CHUNK || n_weights >= CHUNK) {
-#pragma unroll N_TILES == 1 ? 8 : N_TILES == 2 ? 4 : 2  // wide tiles have no registers for more
+#pragma unroll N_TILES == 1 ? 8 : 4  // wide tiles have no registers for more
         for (int32_t step = 0; step < CHUNK / 32; ++step) multiply_one(step);
     } else {
 #pragma unroll 1

@@ -38,8 +38,6 @@ ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {
     ("grouped.cu IQ2_XS f16", "sm_90"): 28,
     ("stream.cu Q4_1 bf16 x2", "sm_90"): 44,
     ("stream.cu Q5_1 bf16 x2", "sm_90"): 44,
-    ("stream.cu Q2_K bf16 x4", "sm_90"): 92,
-    ("stream.cu Q5_K f16 x4", "sm_90"): 12,
     ("stream.cu Q5_K bf16 x2", "sm_90"): 72,
     ("grouped.cu Q4_1 bf16", "sm_100"): 20,
     ("grouped.cu NVFP4 bf16", "sm_100"): 36,
