@@ -239,6 +239,37 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
     check(replace(plan, launches=(two,)), case, case.args(d), seeds=range(3))
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "case", "wanted"),
+    [
+        # Rows too long to be copied together, in slices of two chunks, the last of one; each row at a phase of its own.
+        ("Q6_K", Dtype.F16, Case("uniform", n_rows=21, n_cols=3840), {"copy_rows": 1, "run": 2, "n_slices": 8}),
+        # The same for f32, and more experts than a warp has lanes.
+        (
+            "Q3_K",
+            Dtype.F32,
+            Case("uniform", n_experts=70, n_rows=9, n_cols=3840, n_tokens=20),
+            {"copy_rows": 1, "run": 2, "n_slices": 8},
+        ),
+        # Three items to a tile: each summing warp has the first of every second one.
+        (
+            "Q4_K",
+            Dtype.F16,
+            Case("uniform", n_experts=2, n_rows=80, n_cols=1280, n_tokens=24, top_k=1, max_blocks=1),
+            {"columns": 16, "n_row_tiles": 3},
+        ),
+    ],
+    ids=["long-rows", "many-experts", "summing-in-turns"],
+)
+def test_shapes_that_the_cases_have_not(name, dtype, case, wanted):
+    case = replace(case, modes=TO_DISPATCHES)
+    d = case.descriptor(FORMATS[name], dtype)
+    plan = Plan.select(d, DEVICES[1], Preference.FASTEST)
+    (launch,) = plan.launches
+    assert dict(launch.values).items() >= wanted.items()
+    check(plan, case, case.args(d), seeds=range(2))
+
+
 @pytest.mark.parametrize("dtype", [Dtype.F16, Dtype.BF16])
 def test_sums_by_atomics_are_complete_whatever_interrupts(dtype):
     case = CASES["atomic"]
