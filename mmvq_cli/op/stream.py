@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mmvq_cli.op.descriptor import Descriptor, Dtype
 from mmvq_cli.op.device import Device
@@ -116,6 +117,7 @@ class StreamShape:
         )
 
 
+@lru_cache(maxsize=256)  # a rule asks for it, then the plan
 def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The widest fitting tile that the dispatches per touched expert ask for; None when the kernel cannot run."""
     if d.format.is_float or d.is_empty or device.compute_capability < (9, 0):
