@@ -27,9 +27,8 @@ _WIDTHS = (1, 2, 4, 8, 16)  # dispatches per tile
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
 _SECOND_TILE_BYTES = 20 * 1024  # activations of a tile up to which there is room for two
 _EARLY_BYTES = 32 * 1024  # packed bytes on their way before the first activations, which would queue up behind more
-_SHORT_ROW = 1536  # weights of a row up to which, or
-_SHORT_ROW_BYTES = 700  # packed bytes up to which, all rows of an item are copied at once
-_ROUNDING_BYTES = 32  # that the first and the last line of a copy may have besides
+_SHORT_ROW, _SHORT_ROW_BYTES = 1536, 700  # weights or packed bytes up to which an item's rows are copied together
+_ROUNDING_BYTES = 32  # that the first and the last line of such a copy may have besides
 _RING_BYTES = 32 * 1024  # packed bytes of all stages that several row groups must leave room for
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
 

@@ -10,11 +10,8 @@ from mmvq_cli.record.groups import (
     Kernel,
     KernelIdentity,
     Precision,
-    Protocol,
     RoutingSummary,
     Status,
-    TimeStatistics,
-    Timing,
     Work,
 )
 from mmvq_cli.record.schema import SCHEMA, Record, finite, make_row_id
@@ -30,6 +27,7 @@ from mmvq_cli.record.store import (
     read_records,
     write_whole,
 )
+from mmvq_cli.record.timing import Protocol, TimeStatistics, Timing
 
 __all__ = [
     "SCHEMA",

@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from mmvq_cli.errors import OpenError
 from mmvq_cli.record.environment import Env
-from mmvq_cli.record.groups import Axes, Correctness, Group, Ids, Kernel, KernelIdentity, Protocol, Status, Timing, Work
+from mmvq_cli.record.groups import Axes, Correctness, Group, Ids, Kernel, KernelIdentity, Status, Work
+from mmvq_cli.record.timing import Protocol, Timing
 from mmvq_cli.record.upgrade import upgraded
 
 SCHEMA = "mmvq.result/2"

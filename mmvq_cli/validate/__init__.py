@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mmvq_cli.validate.checks import CHECKS, LAYERS, Check, choose, find_check
+from mmvq_cli.validate.checks import CHECKS, LAYERS, Check
 from mmvq_cli.validate.findings import Finding, Place, Report, Severity
 from mmvq_cli.validate.output import OUTPUTS, headline, render
+from mmvq_cli.validate.selection import choose, find_check
 from mmvq_cli.validate.validation import Request, validate
 
 __all__ = [

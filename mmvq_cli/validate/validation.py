@@ -9,9 +9,10 @@ from pathlib import Path
 
 from mmvq_cli.errors import ModelError
 from mmvq_cli.model import ExpertTensor, Header
-from mmvq_cli.validate.checks import LAYERS, choose
+from mmvq_cli.validate.checks import LAYERS
 from mmvq_cli.validate.findings import Findings, Report, TensorError
 from mmvq_cli.validate.layers import MOST_EXPERTS, Layer, as_matrix, expert_tensors, group_layers, list_tensors
+from mmvq_cli.validate.selection import choose
 from mmvq_cli.validate.structure import check_structure, read_headers
 
 # What is being done, bytes done, bytes in all.
