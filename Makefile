@@ -20,7 +20,7 @@ bench: setup-bench
 	@.venv/bin/mmvq bench $(MODEL) $(ARGS)
 
 test: lint
-	.venv/bin/python -m pytest -n 2 $(ARGS)
+	.venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: setup-test
 	.venv/bin/ruff check
