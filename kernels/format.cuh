@@ -10,7 +10,9 @@
 //                          halves share bytes or have scales of their own
 //   unpack(block, octet)   one octet of a block, as an Octet or OffsetOctet: byte codes and the scale that makes them
 //                          bit-equal to ggml's C dequantizer
-// and reads no byte outside the block. Where scales are small integers (formats/fold.cuh) it also provides
+// and reads no byte outside the block. It may provide
+//   unpack_integers(block, octet)  the same octet as a SignedOctet, where that is shorter, for products of integers
+// Where scales are small integers (formats/fold.cuh) it also provides
 //   Strip                  what a lane keeps of its strip t of 256 weights; `d`: the factor of the sum over the block; where
 //                          offsets are small integers too, `mins`: bfloat16 pairs of them, and their factor `dmin`
 //   strip(block, t, grid)  a block of 64 weights is strip t of its run itself

@@ -7,9 +7,12 @@
 // hi + lo / 2^11, to 2^-23 of each or 2^-36 of the largest.
 #include "octets.cuh"
 
-constexpr bool IS_SCALED = MMVQ_ACTIVATION != 1;
-constexpr int PARTS = MMVQ_ACTIVATION == 0 ? 2 : 1;  // f16 of an activation
-constexpr float kLowPart = 2048.0f;                  // what the second part is multiplied by
+constexpr bool IS_INTEGER = MMVQ_DIGITS > 0;     // integers of 8 bits instead of f16
+constexpr bool IS_PLAIN = MMVQ_BLOCK_SIZE == 1;  // floats, multiplied as f32: no tensor cores
+constexpr bool IS_SCALED = !IS_PLAIN && (IS_INTEGER || MMVQ_ACTIVATION != 1);
+constexpr int PARTS = IS_INTEGER ? MMVQ_DIGITS : !IS_PLAIN && MMVQ_ACTIVATION == 0 ? 2 : 1;  // of an activation
+constexpr float kLowPart = IS_INTEGER ? 256.0f : 2048.0f;  // what a part is multiplied by to be the next
+static_assert(MMVQ_DIGITS == 0 || MMVQ_DIGITS == 3, "an activation's digits and one more column are half a tile");
 
 constexpr uint32_t kMmaOne = 0x3C003C00u;
 
@@ -33,7 +36,7 @@ DEVICE constexpr bool has_strips(...) {
     return false;
 }
 
-constexpr bool IS_FOLDED = has_strips<WeightFormat>(0);
+constexpr bool IS_FOLDED = !IS_INTEGER && has_strips<WeightFormat>(0);
 
 // How many pairs of offsets a strip has.
 template <typename Strip>
@@ -79,11 +82,19 @@ DEVICE void to_mma_weights(HalfOctet<SCALES> octet, uint32_t (&pairs)[4]) {
 }
 
 // An octet of a row, as f16 where its format has a short way to them, unless small scales then lost bits that f32 asks for.
-#if MMVQ_ACTIVATION != 0
+#if MMVQ_ACTIVATION != 0 && MMVQ_DIGITS == 0
 template <typename F = WeightFormat>
 DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet) -> decltype(F::unpack_halves(row, octet)) {
     constexpr uint32_t octets = F::block_size / 8;
     return F::unpack_halves(row + static_cast<int64_t>(octet / octets) * MMVQ_TYPE_SIZE, octet % octets);
+}
+#endif
+
+#if MMVQ_DIGITS > 0
+template <typename F = WeightFormat>
+DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet) -> decltype(F::unpack_integers(row, octet)) {
+    constexpr uint32_t octets = F::block_size / 8;
+    return F::unpack_integers(row + static_cast<int64_t>(octet / octets) * MMVQ_TYPE_SIZE, octet % octets);
 }
 #endif
 
@@ -95,8 +106,42 @@ DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet, Unused...) {
 // Whether the format's operands are multiples of 1 / kHalfUnit.
 template <typename F = WeightFormat>
 DEVICE constexpr bool are_halves() {
-    if constexpr (IS_FOLDED) return false;
+    if constexpr (IS_FOLDED || IS_INTEGER || IS_PLAIN) return false;
     else return decltype(unpack_operands<F>(nullptr, 0))::are_halves;
+}
+
+template <typename F, bool Plain>
+struct OperandsOf {
+    using Type = decltype(unpack_operands<F>(nullptr, 0));
+};
+
+template <typename F>
+struct OperandsOf<F, true> {
+    struct Type {};
+};
+
+using Operands = OperandsOf<WeightFormat, IS_PLAIN>::Type;
+
+template <typename AnyOctet>
+DEVICE constexpr auto is_signed(int) -> decltype(AnyOctet::is_interleaved, true) {
+    return true;
+}
+
+template <typename AnyOctet>
+DEVICE constexpr bool is_signed(...) {
+    return false;
+}
+
+template <typename AnyOctet>
+DEVICE constexpr bool is_interleaved() {
+    if constexpr (is_signed<AnyOctet>(0)) return AnyOctet::is_interleaved;
+    else return false;
+}
+
+template <typename AnyOctet>
+DEVICE constexpr bool has_integer_scales() {
+    if constexpr (is_signed<AnyOctet>(0)) return typename AnyOctet::ScaleType(0.5f) == 0;
+    else return false;
 }
 
 // ---- Activations.
@@ -123,24 +168,39 @@ DEVICE void load_mma_octet(const Element* row, int32_t t, int32_t i, int32_t end
                 if (first + e < end) four[e] = row[first + e];
             }
         }
-        memcpy(x + 4 * half, four, sizeof(four));
+#pragma unroll
+        for (int e = 0; e < 4; ++e) x[is_interleaved<Operands>() ? 2 * e + half : 4 * half + e] = four[e];
     }
 }
 
 // 2^e, a normal number.
 DEVICE float power_of_two(int32_t e) { return bits_to_float(static_cast<uint32_t>(e + 127) << 23); }
 
+// Sums of integers are multiples of 2^-this.
+template <typename AnyOctet = Operands>
+DEVICE constexpr int32_t unit_log2() {
+    if constexpr (is_signed<AnyOctet>(0)) return AnyOctet::unit_log2;
+    else return 0;
+}
+
 // What 256 activations are multiplied by, and what their sums are multiplied by again, one factor after the other: the square
 // roots of the whole, so that no step leaves the range of f32 when sum and result are within it.
 struct Powers {
-    float up, down[2];
+    float up[2], down[2];
+
+    // The same for digits: the largest becomes an integer of 23 bits, and not quite 2^23, which takes four digits.
+    DEVICE Powers of_digits(uint32_t bits) {
+        const int32_t exponent = max(static_cast<int32_t>((bits + 0x00010000u) >> 23), 1) - 127;
+        const int32_t up = 22 - exponent, first_up = min(up, 127), down = 16 - up - unit_log2(), half = down >> 1;
+        return {{power_of_two(first_up), power_of_two(up - first_up)}, {power_of_two(half), power_of_two(down - half)}};
+    }
 
     // `bits`: of the largest finite magnitude, which is left where it is from 1 to 2^15, else brought to the nearer end.
     DEVICE Powers of(uint32_t bits) {
         const int32_t exponent = max(static_cast<int32_t>(bits >> 23), 1) - 127;
         const int32_t up = min(max(exponent, 0), 14) - exponent;
         const int32_t down = (are_halves() ? kHalfUnitLog2 : 0) - up, half = down >> 1;
-        return {power_of_two(up), {power_of_two(half), power_of_two(down - half)}};
+        return {{power_of_two(up), 1.0f}, {power_of_two(half), power_of_two(down - half)}};
     }
 };
 
@@ -167,6 +227,24 @@ DEVICE void to_mma_columns(const float (&x)[8], uint4 (&parts)[PARTS]) {
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
         parts[part] = {words[part][0], words[part][1], words[part][2], words[part][3]};
+    }
+}
+
+// Integers of at most 24 bits as words of their digits to base 256, from -128 to 127, in the order of the octet's bytes; the
+// highest digit first.
+DEVICE void to_digits(const float (&x)[8], uint2 (&digits)[PARTS]) {
+    int32_t rest[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) rest[i] = float_to_int(x[i]);
+#pragma unroll
+    for (int part = PARTS - 1; part >= 0; --part) {
+        uint32_t words[2] = {};
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            words[i / 4] |= (rest[i] & 0xFFu) << 8 * (i % 4);
+            rest[i] = (rest[i] + 128) >> 8;  // without the signed digit
+        }
+        digits[part] = {words[0], words[1]};
     }
 }
 

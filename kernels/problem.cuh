@@ -27,14 +27,15 @@ struct Problem {
     int32_t combines;   // rows go to `partials`, and `combine` sums them
 };
 
+// The token of dispatch i: no need to read which where there is one.
+DEVICE int32_t token_of(const Problem& p, int32_t i) { return p.m_tokens == 1 ? 0 : p.sorted_token_ids[i]; }
+
 // The row of activations that dispatch i reads.
 DEVICE int64_t activation_row(const Problem& p, int32_t i) {
-    return p.activation_rows_are_dispatches ? i : p.sorted_token_ids[i];
+    return p.activation_rows_are_dispatches ? i : token_of(p, i);
 }
 
 // The row of output that dispatch i writes.
-DEVICE int64_t output_row(const Problem& p, int32_t i) {
-    return p.output_rows_are_dispatches ? i : p.sorted_token_ids[i];
-}
+DEVICE int64_t output_row(const Problem& p, int32_t i) { return p.output_rows_are_dispatches ? i : token_of(p, i); }
 
 DEVICE float dispatch_weight(const Problem& p, int32_t i) { return p.topk_weights ? p.topk_weights[i] : 1.0f; }

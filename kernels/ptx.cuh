@@ -174,6 +174,8 @@ DEVICE int64_t quotient(int64_t a, int32_t b) {
     return a / b;
 }
 
+constexpr int kBoxUnit = 8;  // bytes of an element of a box; op/boxes.py says so too
+
 #ifdef MMVQ_HOST
 
 // ---- What tests/host_target provides. Each call may switch to another thread of the block.
@@ -193,7 +195,8 @@ void host_barrier_arrive(uint64_t* barrier, uint32_t expected_bytes, const char*
 void host_barrier_expect(uint64_t* barrier, uint32_t bytes, const char* file, int line);
 void host_barrier_wait(uint64_t* barrier, uint32_t parity, const char* file, int line);
 // Arrives some time later: at `barrier`, or (null) with the thread's group of copies.
-void host_copy(void* to, const void* from, uint32_t n_bytes, uint64_t* barrier, const char* file, int line);
+void host_copy(void* to, const void* from, uint32_t n_bytes, uint32_t alignment, uint64_t* barrier, const char* file,
+               int line);
 void host_copy_commit();
 void host_copy_wait(uint32_t n_groups);
 void* host_dynamic_shared();
@@ -306,6 +309,8 @@ DEVICE void barrier_init_done() {}
 
 DEVICE uint8_t* keep_in_register(uint8_t* p) { return p; }
 
+DEVICE void touch(int32_t) {}
+
 DEVICE void barrier_arrive(uint64_t* barrier, CALLER) { host_barrier_arrive(barrier, 0, file, line); }
 
 DEVICE void barrier_arrive_expect(uint64_t* barrier, uint32_t n_bytes, CALLER) {
@@ -325,10 +330,35 @@ DEVICE void arrive_as_warp(uint64_t* barrier, CALLER) {
 }
 
 DEVICE void copy_bulk(void* to, const void* from, uint32_t n_bytes, uint64_t* barrier, CALLER) {
-    host_copy(to, from, n_bytes, barrier, file, line);
+    host_copy(to, from, n_bytes, 16, barrier, file, line);
 }
 
-DEVICE void copy_async(void* to, const void* from, CALLER) { host_copy(to, from, 16, nullptr, file, line); }
+// What stands for the driver's opaque 128 bytes: op/boxes.py has the fields.
+struct TensorMap {
+    const uint8_t* address;
+    uint64_t width, height, box_width, box_height;
+    uint64_t rest[11];
+};
+
+DEVICE void prefetch_map(const TensorMap&) {}
+
+DEVICE void copy_box(void* to, const TensorMap& map, int32_t x, int32_t y, uint64_t* barrier, CALLER) {
+    static const uint4 zeros[128] = {};
+    assert(reinterpret_cast<uintptr_t>(to) % 128 == 0);
+    const uint64_t n_bytes = map.box_width * kBoxUnit;
+    assert(n_bytes % 16 == 0 && map.box_width <= 256 && map.box_height <= 256);
+    assert(map.width * kBoxUnit % 16 == 0 && x * kBoxUnit % 16 == 0);
+    for (uint64_t i = 0; i < map.box_height; ++i) {
+        uint8_t* const line_in_box = static_cast<uint8_t*>(to) + i * n_bytes;
+        const uint64_t inside = y + i >= map.height ? 0 : min(map.box_width, map.width - min(map.width, uint64_t(x)));
+        const uint32_t n_inside = inside * kBoxUnit, n_outside = n_bytes - n_inside;
+        const uint8_t* const from = map.address + ((y + i) * map.width + x) * kBoxUnit;
+        if (n_inside) host_copy(line_in_box, from, n_inside, kBoxUnit, barrier, file, line);
+        if (n_outside) host_copy(line_in_box + n_inside, zeros, n_outside, kBoxUnit, barrier, file, line);
+    }
+}
+
+DEVICE void copy_async(void* to, const void* from, CALLER) { host_copy(to, from, 16, 16, nullptr, file, line); }
 
 DEVICE void start_overlapped() {}  // grids run one after the other here
 
@@ -381,6 +411,36 @@ DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
 
 DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], CALLER) {
     mma_16bit<bfloat_to_float_or_zero>(d, a, b, c, file, line);
+}
+
+// A holds AType (uint8_t or int8_t), B int8_t; rows of 16 * Half bytes of depth.
+template <typename AType, int Half>
+DEVICE void mma_8bit(int32_t (&d)[4], const uint32_t (&a)[2 * Half], const uint32_t (&b)[Half], const int32_t (&c)[4],
+                     const char* file, int line) {
+    uint32_t mine[3 * Half], all[32][3 * Half];
+    memcpy(mine, a, sizeof(a));
+    memcpy(mine + 2 * Half, b, sizeof(b));
+    host_warp_exchange(mine, sizeof(mine), all, file, line);
+    const int lane = lane_index();
+    for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+        d[i] = c[i];
+        for (int k = 0; k < 16 * Half; ++k) {
+            const uint32_t left = all[4 * (row % 8) + k % 16 / 4][row / 8 + 2 * (k / 16)] >> 8 * (k % 4);
+            const uint32_t right = all[4 * column + k % 16 / 4][2 * Half + k / 16] >> 8 * (k % 4);
+            d[i] += static_cast<AType>(left) * static_cast<int8_t>(right);
+        }
+    }
+}
+
+template <typename AType>
+DEVICE void mma_int8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const int32_t (&c)[4], CALLER) {
+    mma_8bit<AType, 2>(d, a, b, c, file, line);
+}
+
+template <typename AType>
+DEVICE void mma_int8(int32_t (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1], const int32_t (&c)[4], CALLER) {
+    mma_8bit<AType, 1>(d, a, b, c, file, line);
 }
 
 #else
@@ -472,6 +532,9 @@ DEVICE uint8_t* keep_in_register(uint8_t* p) {
     return p;
 }
 
+// Reads `value` now.
+DEVICE void touch(int32_t value) { asm volatile("" ::"r"(value)); }
+
 // One thread sets barriers in shared memory up, each for `n_arrivals` arrivals a phase; then follow barrier_init_done and
 // a block_barrier.
 DEVICE void barrier_init(uint64_t* barrier, uint32_t n_arrivals) {
@@ -519,6 +582,22 @@ DEVICE void copy_bulk(void* to, const void* from, uint32_t n_bytes, uint64_t* ba
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      shared_address(to)),
                  "l"(from), "r"(n_bytes), "r"(shared_address(barrier))
+                 : "memory");
+}
+
+// The driver's description of a tensor in global memory, two-dimensional here, and of the boxes that are copied from it.
+struct alignas(64) TensorMap {
+    uint64_t opaque[16];
+};
+
+DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
+
+// Copies the box whose first element is element x of line y to a multiple of 128 bytes of shared memory, line after line;
+// elements outside the tensor become zero. Arrives with all bytes of the box.
+DEVICE void copy_box(void* to, const TensorMap& map, int32_t x, int32_t y, uint64_t* barrier) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+                 "%3}], [%4];" ::"r"(shared_address(to)),
+                 "l"(&map), "r"(x), "r"(y), "r"(shared_address(barrier))
                  : "memory");
 }
 
@@ -574,6 +653,39 @@ DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
+// d = a b + c for 16 rows by 32 bytes (uint8_t or int8_t) times 32 int8_t by 8 columns: lane 4g + t holds bytes 4t to 4t + 3 of
+// rows g and g + 8, then 16 + 4t to 16 + 4t + 3 of both; the same of column g; and sums as above.
+template <typename AType>
+DEVICE void mma_int8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const int32_t (&c)[4]) {
+    if constexpr (AType(-1) < AType(0)) {
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+            "{%10, %11, %12, %13};"
+            : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]),
+              "r"(c[3]));
+    } else {
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+            "{%10, %11, %12, %13};"
+            : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]),
+              "r"(c[3]));
+    }
+}
+
+// The same of half the depth: the first two words of a, the first of b.
+template <typename AType>
+DEVICE void mma_int8(int32_t (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1], const int32_t (&c)[4]) {
+    if constexpr (AType(-1) < AType(0)) {
+        asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %8, %9, %10};"
+            : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+    } else {
+        asm("mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %8, %9, %10};"
+            : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+    }
+}
+
 #endif
 
 // ---- Arithmetic.
@@ -584,6 +696,25 @@ DEVICE float fused_multiply_add(float a, float b, float c) {
     return std::fma(a, b, c);
 #else
     return __fmaf_rn(a, b, c);
+#endif
+}
+
+// Rounded to nearest even.
+DEVICE float int_to_float(int32_t value) {
+#ifdef MMVQ_HOST
+    return static_cast<float>(value);
+#else
+    return __int2float_rn(value);
+#endif
+}
+
+// Rounds to the nearest integer, ties to even; beyond int32 its nearer end, NaN is 0.
+DEVICE int32_t float_to_int(float value) {
+#ifdef MMVQ_HOST
+    if (!(value > -2147483648.0f)) return value != value ? 0 : INT32_MIN;
+    return value < 2147483648.0f ? static_cast<int32_t>(std::nearbyint(value)) : INT32_MAX;
+#else
+    return __float2int_rn(value);
 #endif
 }
 

@@ -164,11 +164,12 @@ struct StripHead {
     float d, dmin;
 
     DEVICE StripHead of(uint4 head, uint32_t t) {
-        const uint32_t shift = 16 * (t & 1), first = head.y >> shift, middle = head.z >> shift, last = head.w >> shift;
-        const float d = half_to_float(static_cast<uint16_t>(head.x)),
-                    dmin = half_to_float(static_cast<uint16_t>(head.x >> 16));
-        if (t < 2) return {first & 0x3F3Fu, middle & 0x3F3Fu, d, dmin};
-        return {(last & 0x0F0Fu) | (first >> 2 & 0x3030u), (last >> 4 & 0x0F0Fu) | (middle >> 2 & 0x3030u), d, dmin};
+        // The lower strips have six bits together, the upper ones four and two; a branch would take lanes apart.
+        const uint32_t shift = 16 * (t & 1), high = t & 2;
+        const uint32_t own = high ? 0x3030u : 0x3F3Fu, shared = high ? 0x0F0Fu : 0;
+        const uint32_t last = head.w >> shift, scales = head.y >> (shift + high), mins = head.z >> (shift + high);
+        return {(last & shared) | (scales & own), (last >> 4 & shared) | (mins & own),
+                half_to_float(static_cast<uint16_t>(head.x)), half_to_float(static_cast<uint16_t>(head.x >> 16))};
     }
 };
 
@@ -313,6 +314,22 @@ struct Format<14> {  // Q6_K
                 {byte_above_two23(scales, 0) - bias, byte_above_two23(scales, 1) - bias},
                 half_to_float(b.d)};
     }
+
+    // Six bits at the top of a byte, the first turned over, are 4 * (q - 32).
+    DEVICE SignedOctet<2, int32_t, 2> unpack_integers(const uint8_t* block, uint32_t octet) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint32_t half = octet >> 4, quarter = octet >> 2 & 3, byte = 4 * (octet & 3);
+        const Bytes8 low = load_halves<2>(b.ql + 64 * half + 32 * (quarter & 1) + byte),
+                     high = load_halves<2>(b.qh + 32 * half + byte);
+        const auto merged = [&](uint32_t four, uint32_t two) {
+            const uint32_t placed = quarter < 2 ? four << 2 : four >> 2;
+            return and_or(placed, 0x3C3C3C3Cu, (two << (6 - 2 * quarter) & 0xC0C0C0C0u) ^ 0x80808080u);
+        };
+        const int32_t scales = load<uint16_t>(b.scales + (octet >> 2) * 2);
+        return {{merged(low.lo, high.lo), merged(low.hi, high.hi)},
+                {static_cast<int8_t>(scales), static_cast<int8_t>(scales >> 8)},
+                half_to_float(b.d)};
+    }
 };
 
 // w = d * q, q signed; the sums serve integer dot products only. Rows are 4-byte aligned.
@@ -330,5 +347,10 @@ struct Format<15> {  // Q8_K
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         return {bias_bytes(load_u8x8<4>(b.qs + 8 * octet)), kBias, b.d};
+    }
+
+    DEVICE SignedOctet<1, float> unpack_integers(const uint8_t* block, uint32_t octet) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        return {load_u8x8<4>(b.qs + 8 * octet), {b.d}};
     }
 };

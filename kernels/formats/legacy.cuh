@@ -90,4 +90,9 @@ struct Format<8> {  // Q8_0
         const Block& b = *reinterpret_cast<const Block*>(block);
         return {bias_bytes(load_u8x8<2>(b.qs + 8 * octet)), kBias, half_to_float(b.d)};
     }
+
+    DEVICE SignedOctet<1, float> unpack_integers(const uint8_t* block, uint32_t octet) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        return {load_u8x8<2>(b.qs + 8 * octet), {half_to_float(b.d)}};
+    }
 };

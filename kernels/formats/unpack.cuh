@@ -47,6 +47,21 @@ struct HalfOctet {
 static constexpr int kHalfUnitLog2 = 15;
 static constexpr float kHalfUnit = 1 << kHalfUnitLog2;
 
+// Eight weights as signed bytes: w[i] = (d * scale) * 2^-UnitLog2 * value[i]. Scales are float or int32_t. Interleaved: bytes 0,
+// 2, 4, 6 are weights 0 to 3 and the others 4 to 7.
+template <int SCALES, typename Scale, int UnitLog2 = 0, bool Interleaved = false>
+struct SignedOctet {
+    static constexpr bool has_offset = false;
+    static constexpr bool are_halves = false;
+    static constexpr int n_scales = SCALES;
+    static constexpr int unit_log2 = UnitLog2;
+    static constexpr bool is_interleaved = Interleaved;
+    using ScaleType = Scale;
+    Bytes8 codes;
+    Scale scale[SCALES];
+    float d = 1.0f;
+};
+
 // Reads four bytes at `p`, which is aligned to Align bytes.
 template <int Align>
 DEVICE uint32_t load_u8x4(const uint8_t* p) {
@@ -147,6 +162,21 @@ DEVICE Bytes8 look_up(Table16 table, Bytes8 nibble) {
         found[i] = byte_permute(lower, upper, 0x3210u | (four >> 1 & 0x4444u));
     }
     return {byte_permute(found[0], found[1], 0x6420), byte_permute(found[0], found[1], 0x7531)};
+}
+
+// The entries for the eight nibbles of `word`, less the bias: those of the low nibbles in even bytes, of the high ones in odd
+// bytes.
+DEVICE Bytes8 look_up_signed(Table16 table, uint32_t word) {
+    const uint32_t within = word & 0x77777777u, upper_half = (word >> 1 & 0x44444444u) | 0x32103210u;
+    uint32_t found[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const uint32_t four = within >> 16 * i;
+        const uint32_t lower = byte_permute(table.word[0] ^ 0x80808080u, table.word[1] ^ 0x80808080u, four);
+        const uint32_t upper = byte_permute(table.word[2] ^ 0x80808080u, table.word[3] ^ 0x80808080u, four);
+        found[i] = byte_permute(lower, upper, upper_half >> 16 * i);
+    }
+    return {found[0], found[1]};
 }
 
 // The integers that scale and offset apply to, as exact floats.

@@ -34,6 +34,8 @@ class Format:
     random bytes a valid block when they hold sane values (layouts: ggml-common.h of ggml). `min_groups`: how many
     groups of 256 weights have an offset that is a small integer times one float (the struct's `mins`), or 0.
     `grid_words`: 32-bit words of the codebook that strips look up (the struct's own `grid_words`), or 0.
+    `digit_columns`: the most dispatches that a tile multiplies as integers, because that is faster, or 0;
+    `digit_dtypes`: for which activations.
     """
 
     type: GGML
@@ -41,6 +43,8 @@ class Format:
     scales: tuple[ScaleField, ...] = ()
     min_groups: int = 0
     grid_words: int = 0
+    digit_columns: int = 0
+    digit_dtypes: tuple[str, ...] = ("f32", "f16", "bf16")
 
     @property
     def name(self) -> str:
@@ -85,21 +89,21 @@ def _f16(*offsets: int) -> tuple[ScaleField, ...]:
 
 
 _ROWS = (
-    Format(GGML.Q4_0, "legacy", _f16(0)),
-    Format(GGML.Q4_1, "legacy", _f16(0, 2)),
-    Format(GGML.Q5_0, "legacy", _f16(0)),
-    Format(GGML.Q5_1, "legacy", _f16(0, 2)),
-    Format(GGML.Q8_0, "legacy", _f16(0)),
+    Format(GGML.Q4_0, "legacy", _f16(0), digit_columns=2),
+    Format(GGML.Q4_1, "legacy", _f16(0, 2), digit_columns=2),
+    Format(GGML.Q5_0, "legacy", _f16(0), digit_columns=2),
+    Format(GGML.Q5_1, "legacy", _f16(0, 2), digit_columns=2),
+    Format(GGML.Q8_0, "legacy", _f16(0), digit_columns=2),
     Format(GGML.Q2_K, "k_quants", _f16(80, 82), min_groups=16),
     Format(GGML.Q3_K, "k_quants", _f16(108)),
     Format(GGML.Q4_K, "k_quants", _f16(0, 2), min_groups=8),
     Format(GGML.Q5_K, "k_quants", _f16(0, 2), min_groups=8),
-    Format(GGML.Q6_K, "k_quants", _f16(208)),
-    Format(GGML.Q8_K, "k_quants", (ScaleField("f32", 0),)),
-    Format(GGML.MXFP4, "fp4", (ScaleField("e8m0", 0),)),
+    Format(GGML.Q6_K, "k_quants", _f16(208), digit_columns=2),
+    Format(GGML.Q8_K, "k_quants", (ScaleField("f32", 0),), digit_columns=2),
+    Format(GGML.MXFP4, "fp4", (ScaleField("e8m0", 0),), digit_columns=4, digit_dtypes=("f32",)),
     Format(GGML.NVFP4, "fp4", tuple(ScaleField("ue4m3", i) for i in range(4))),
-    Format(GGML.IQ4_NL, "iq4", _f16(0)),
-    Format(GGML.IQ4_XS, "iq4", _f16(0)),
+    Format(GGML.IQ4_NL, "iq4", _f16(0), digit_columns=4),
+    Format(GGML.IQ4_XS, "iq4", _f16(0), digit_columns=4),
     Format(GGML.IQ3_S, "iq3", _f16(0), grid_words=512),
     Format(GGML.IQ3_XXS, "iq3", _f16(0), grid_words=256),
     Format(GGML.IQ2_S, "iq2", _f16(0), grid_words=2048),
@@ -107,7 +111,7 @@ _ROWS = (
     Format(GGML.IQ2_XXS, "iq2", _f16(0), grid_words=512),
     Format(GGML.IQ1_S, "iq1", _f16(0), grid_words=2048),
     Format(GGML.IQ1_M, "iq1", (ScaleField("iq1m", 48),), grid_words=2048),
-    Format(GGML.TQ1_0, "ternary", _f16(52)),
+    Format(GGML.TQ1_0, "ternary", _f16(52), digit_columns=2),
     Format(GGML.TQ2_0, "ternary", _f16(64)),
     Format(GGML.F32, "plain"),
     Format(GGML.F16, "plain"),

@@ -10,6 +10,7 @@ from typing import Any
 from mmvq_cli.errors import UsageError, WorkspaceTooSmall
 from mmvq_cli.op.args import Args, BoundArgs, bind, check_device
 from mmvq_cli.op.arrays import ArrayView
+from mmvq_cli.op.boxes import Boxes
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.precision import PrecisionGuarantee
@@ -29,9 +30,9 @@ class Preference(StrEnum):
 class Launch:
     """One kernel launch: an entry point of a file in kernels/, its compile-time values, grid and block in threads.
 
-    `values` are the int32 fields of a struct that follows the problem, by name; `shared_bytes` is dynamic shared
-    memory. `overlaps`: the kernel may be set up while the one before it in the stream ends (programmatic dependent
-    launch), and waits for that one itself.
+    `values` are the int32 fields of a struct that follows the problem, by name, and `boxes` describes the weights for
+    the argument behind it (zeros where it is None); `shared_bytes` is dynamic shared memory. `overlaps`: the kernel may
+    be set up while the one before it in the stream ends (programmatic dependent launch), and waits for that one itself.
     """
 
     entry: str
@@ -41,6 +42,7 @@ class Launch:
     block: tuple[int, int, int]
     shared_bytes: int = 0
     values: tuple[tuple[str, int], ...] = ()
+    boxes: Boxes | None = None
     overlaps: bool = False
 
 

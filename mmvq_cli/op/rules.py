@@ -13,7 +13,7 @@ from mmvq_cli.op.descriptor import Accumulate, Descriptor, Dtype
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.plan import Launch, Preference, Sku
 from mmvq_cli.op.precision import DEFAULT_ERROR_CONSTANT, PrecisionGuarantee
-from mmvq_cli.op.stream import StreamShape, stream_shape
+from mmvq_cli.op.stream import StreamShape, digit_shape, has_digits, stream_shape
 
 MINIMUM_COMPUTE_CAPABILITY = (8, 0)
 
@@ -51,7 +51,7 @@ class Rule:
     engine: str
     summary: str
     holds: Callable[[Descriptor, Device, Preference], bool]
-    build: Callable[[Descriptor, Device], Choice]
+    build: Callable[[Descriptor, Device, Preference], Choice]
 
 
 def choose(descriptor: Descriptor, device: Device, preference: Preference) -> Choice:
@@ -61,7 +61,7 @@ def choose(descriptor: Descriptor, device: Device, preference: Preference) -> Ch
     """
     for rule in RULES:
         if rule.holds(descriptor, device, preference):
-            return rule.build(descriptor, device)
+            return rule.build(descriptor, device, preference)
     raise Unsupported(
         f"{device.name} is {device.architecture}, the CUDA kernels need "
         f"sm_{MINIMUM_COMPUTE_CAPABILITY[0]}{MINIMUM_COMPUTE_CAPABILITY[1]} or newer",
@@ -92,7 +92,7 @@ def _is_atomic_sum(d: Descriptor) -> bool:
     return d.accumulate is Accumulate.ATOMIC and d.top_k > 1 and d.output_rows == "token"
 
 
-def _build_cpu(d: Descriptor, device: Device) -> Choice:
+def _build_cpu(d: Descriptor, device: Device, _: Preference) -> Choice:
     return Choice(
         rule="cpu",
         reason="the CPU engine has one path: dequantize each touched expert's rows, then a float32 BLAS product",
@@ -115,7 +115,7 @@ def _atomic_error_constant(d: Descriptor) -> float:
     return 32.0 + d.top_k * d.dtype.unit_roundoff * 2.0**24
 
 
-def _build_grouped(d: Descriptor, device: Device) -> Choice:
+def _build_grouped(d: Descriptor, device: Device, _: Preference) -> Choice:
     atomic = _is_atomic_sum(d)
     return Choice(
         rule="grouped",
@@ -134,23 +134,38 @@ def _build_grouped(d: Descriptor, device: Device) -> Choice:
     )
 
 
-def _build_stream(d: Descriptor, device: Device) -> Choice:
+def _build_stream(d: Descriptor, device: Device, preference: Preference) -> Choice:
     shape = stream_shape(d, device)
     assert shape is not None
+    arithmetic = "products in f32" if d.format.is_float else "exact weights as f16 on the tensor cores"
+    return _streaming(d, device, shape, preference, arithmetic)
+
+
+def _build_stream_digits(d: Descriptor, device: Device, _: Preference) -> Choice:
+    shape = digit_shape(d, device)
+    assert shape is not None
+    arithmetic = f"codes times activations of {shape.digits} digits of 8 bits on the integer tensor cores"
+    return _streaming(d, device, shape, Preference.FASTEST, arithmetic)
+
+
+def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Preference, arithmetic: str) -> Choice:
     atomic = _is_atomic_sum(d)
-    exactness = DEFAULT_ERROR_CONSTANT[d.dtype]
+    rule = "stream_digits" if shape.digits else "stream"
+    exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if d.format.is_float else d.dtype]
+    # A token alone would be multiplied in another way.
+    changes = has_digits(d) and preference is not Preference.REPRODUCIBLE
     return Choice(
-        rule="stream",
+        rule=rule,
         reason=f"each tile of up to {shape.columns} dispatches streams its rows through shared memory once, in "
-        f"{shape.n_stages} stages of {shape.segment} weights; exact weights as f16 on the tensor cores",
-        sku=_sku("stream", d, device),
+        f"{shape.n_stages} stages of {shape.segment} weights; {arithmetic}",
+        sku=_sku(rule, d, device),
         guarantee=PrecisionGuarantee(
-            math="f16",
-            accumulator="f32",
+            math="i8" if shape.digits else "f32" if d.format.is_float else "f16",
+            accumulator="i32, f32" if shape.digits else "f32",
             error_constant=exactness + _atomic_error_constant(d) if atomic else exactness,
             deterministic=not atomic,
             bit_stable_on_same_hardware=not atomic,
-            batch_invariant=not atomic,
+            batch_invariant=not atomic and not changes,
         ),
         # Each of these kernels waits for the one before it by itself.
         launches=tuple(replace(launch, overlaps=True) for launch in _surrounded(d, _stream(d, device, shape))),
@@ -169,6 +184,7 @@ def _stream(d: Descriptor, device: Device, shape: StreamShape) -> Launch:
         (shape.threads, 1, 1),
         shape.shared_bytes,
         shape.values,
+        shape.boxes,
     )
 
 
@@ -245,8 +261,13 @@ def format_defines(d: Descriptor) -> tuple[tuple[str, int], ...]:
     )
 
 
-def _streams(d: Descriptor, device: Device) -> bool:
-    return device.backend == "cuda" and stream_shape(d, device) is not None
+def _streams(d: Descriptor, device: Device, preference: Preference) -> bool:
+    return preference is not Preference.REFERENCE and device.backend == "cuda" and stream_shape(d, device) is not None
+
+
+def _streams_digits(d: Descriptor, device: Device, preference: Preference) -> bool:
+    is_free = preference in (Preference.AUTO, Preference.FASTEST)
+    return is_free and device.backend == "cuda" and digit_shape(d, device) is not None
 
 
 def _runs_cuda(_: Descriptor, device: Device, __: Preference) -> bool:
@@ -262,10 +283,17 @@ RULES: tuple[Rule, ...] = (
         _build_cpu,
     ),
     Rule(
+        "stream_digits",
+        "cuda",
+        "up to two dispatches: rows stream once to the integer tensor cores; activations as 24-bit integers; sm_90",
+        _streams_digits,
+        _build_stream_digits,
+    ),
+    Rule(
         "stream",
         "cuda",
         "rows stream once through shared memory to the tensor cores; exact weights, batch-invariant; sm_90",
-        lambda d, device, preference: preference is not Preference.REFERENCE and _streams(d, device),
+        _streams,
         _build_stream,
     ),
     Rule(

@@ -11,14 +11,17 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mmvq_cli.op.boxes import LONGEST_ROW, UNIT, Boxes, can_box, find_boxes
 from mmvq_cli.op.descriptor import Descriptor, Dtype
 from mmvq_cli.op.device import Device
 
+_OCTET = 8  # neighbouring floats that a lane reads
 _CHUNK = 256  # weights of a row that one warp takes at a time
 _MAX_SLICES = 14  # of a row: what one item's sums have room for, and one for each warp
 _MAX_STAGES = 8
 _MIN_STAGES = 3
 _WARPS = {1: 14, 2: 12}  # that multiply, by column tiles: more tiles need more registers
+_PLAIN_WARPS = 12  # for floats, which are multiplied in more registers
 _MIN_UNITS = 7  # of an item: about half as many as warps, so that they have something to share
 _SUMMING_WARPS = {1: 1, 2: 2}  # that sum up; two take turns: wide tiles have more to add and store
 _COPYING_WARPS = 1
@@ -45,7 +48,11 @@ _SHAPE = (
     "rows",
     "n_row_tiles",
     "run",
+    "slice",
+    "packed_slice",
     "n_slices",
+    "n_chunks",
+    "chunk_inverse",
     "slices",
     "units",
     "segment",
@@ -53,6 +60,7 @@ _SHAPE = (
     "packed_segment",
     "row_slot",
     "copy_rows",
+    "has_boxes",
     "stage_bytes",
     "n_stages",
     "early_stages",
@@ -82,6 +90,30 @@ def shape_checks() -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Operands:
+    """How activations lie in shared memory and on the tensor cores.
+
+    `parts` columns of `element_bytes` for each weight make up a dispatch, which takes `slots` columns of an mma;
+    `is_scaled`: 256 activations share a power of two. `digits` is 0 where parts are f16.
+    """
+
+    parts: int
+    slots: int
+    element_bytes: int
+    is_scaled: bool
+    digits: int
+
+
+DIGITS = Operands(parts=3, slots=4, element_bytes=1, is_scaled=True, digits=3)
+_HALVES = {
+    Dtype.F32: Operands(parts=2, slots=2, element_bytes=2, is_scaled=True, digits=0),
+    Dtype.F16: Operands(parts=1, slots=1, element_bytes=2, is_scaled=False, digits=0),
+    Dtype.BF16: Operands(parts=1, slots=1, element_bytes=2, is_scaled=True, digits=0),
+}
+_PLAIN = {dtype: Operands(parts=1, slots=1, element_bytes=dtype.itemsize, is_scaled=False, digits=0) for dtype in Dtype}
+
+
+@dataclass(frozen=True, slots=True)
 class StreamShape:
     """One choice of the kernel's compile-time values, of its argument `shape`, and of dynamic shared bytes."""
 
@@ -91,6 +123,8 @@ class StreamShape:
     grid_words: int
     warps: int
     shared_bytes: int
+    boxes: Boxes | None
+    digits: int
 
     def __getattr__(self, name: str) -> int:
         """The value called so."""
@@ -109,6 +143,7 @@ class StreamShape:
         """The compile-time values."""
         return (
             ("MMVQ_COLUMN_TILES", self.column_tiles),
+            ("MMVQ_DIGITS", self.digits),
             ("MMVQ_GRID_WORDS", self.grid_words),
             ("MMVQ_MIN_GROUPS", self.min_groups),
             ("MMVQ_SUMMING_WARPS", _SUMMING_WARPS[self.column_tiles]),
@@ -119,13 +154,37 @@ class StreamShape:
 @lru_cache(maxsize=256)  # a rule asks for it, then the plan
 def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The widest fitting tile that the dispatches per touched expert ask for; None when the kernel cannot run."""
-    if d.format.is_float or d.is_empty or device.compute_capability < (9, 0):
+    if not _can_stream(d, device):
         return None
-    limit = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
-    wanted = dispatches_per_touched_expert(d)
-    widths = [width for width in _WIDTHS if width < 2 * wanted and _column_tiles(d, width) <= _MAX_COLUMN_TILES]
-    shapes = (_fill(d, width, device.sm_count, limit) for width in reversed(widths or _WIDTHS[:1]))
+    operands = _PLAIN[d.dtype] if d.format.is_float else _HALVES[d.dtype]
+    most = 1 if d.format.is_float else _MAX_COLUMN_TILES
+    fitting = [width for width in _wanted_widths(d) if _column_tiles(operands, width) <= most]
+    shapes = (_fill(d, operands, width, device) for width in reversed(fitting or _WIDTHS[:1]))
     return next((shape for shape in shapes if shape is not None), None)
+
+
+@lru_cache(maxsize=256)
+def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
+    """The same with digits for activations; None where f16 is faster: in wide tiles and some formats."""
+    if not _can_stream(d, device) or not has_digits(d):
+        return None
+    width = _wanted_widths(d)[-1]
+    return _fill(d, DIGITS, width, device) if width <= d.format.digit_columns else None
+
+
+def has_digits(d: Descriptor) -> bool:
+    """Whether narrow tiles of such weights and activations are multiplied as integers."""
+    return d.format.digit_columns > 0 and d.dtype.value in d.format.digit_dtypes
+
+
+def _can_stream(d: Descriptor, device: Device) -> bool:
+    are_whole_vectors = not d.format.is_float or d.n_cols % _OCTET == 0
+    return are_whole_vectors and not d.is_empty and device.compute_capability >= (9, 0)
+
+
+def _wanted_widths(d: Descriptor) -> list[int]:
+    wanted = dispatches_per_touched_expert(d)
+    return [width for width in _WIDTHS if width < 2 * wanted] or [_WIDTHS[0]]
 
 
 def touched_experts(d: Descriptor) -> float:
@@ -138,15 +197,24 @@ def dispatches_per_touched_expert(d: Descriptor) -> float:
     return d.m_total / touched_experts(d)
 
 
-def _fill(d: Descriptor, columns: int, sm_count: int, limit: int) -> StreamShape | None:
+def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
     """The rows and the segment for this width, and as many stages as fit; None below `_MIN_STAGES`."""
+    limit = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
+    tiles, min_groups, grid_words = _column_tiles(operands, columns), d.format.min_groups, d.format.grid_words
+    if operands.digits:
+        min_groups = grid_words = 0
+    warps = _PLAIN_WARPS if d.format.is_float else _WARPS[tiles]
     n_chunks = -(-d.n_cols // _CHUNK)
     run = -(-n_chunks // _MAX_SLICES)
     n_slices = -(-n_chunks // run)
-    for row_groups in _row_groups(d, columns, sm_count, n_slices):
+    for row_groups in _row_groups(d, columns, device.sm_count, n_slices):
         for n_segments in range(1, n_slices + 1):
             slices = -(-n_slices // n_segments)
-            shape, stages_at = _layout(d, columns, row_groups, run, n_slices, slices)
+            shape, stages_at, boxes = _layout(
+                d, operands, columns, row_groups, run, n_slices, slices, min_groups, grid_words
+            )
+            if boxes is None and can_box(d) and shape["packed_segment"] < LONGEST_ROW:
+                continue  # other segments have some
             room, stage_bytes = limit - stages_at, shape["stage_bytes"]
             n_stages = min(room // stage_bytes, _MAX_STAGES)
             if row_groups > 1 and n_stages * stage_bytes < _RING_BYTES:
@@ -155,29 +223,42 @@ def _fill(d: Descriptor, columns: int, sm_count: int, limit: int) -> StreamShape
             if n_stages >= _MIN_STAGES and stage_bytes <= most:
                 shape["n_stages"] = n_stages
                 shape["early_stages"] = min(n_stages, max(1, _EARLY_BYTES // stage_bytes))
-                tiles = _column_tiles(d, columns)
                 values = tuple((name, shape[name]) for name in _SHAPE)
                 shared = stages_at + n_stages * stage_bytes
-                return StreamShape(values, tiles, d.format.min_groups, d.format.grid_words, _WARPS[tiles], shared)
+                return StreamShape(values, tiles, min_groups, grid_words, warps, shared, boxes, operands.digits)
     return None
 
 
 def _layout(
-    d: Descriptor, columns: int, row_groups: int, run: int, n_slices: int, slices: int
-) -> tuple[dict[str, int], int]:
-    """The kernel's Shape but for its n_stages, and the bytes of shared memory before the stages."""
+    d: Descriptor,
+    operands: Operands,
+    columns: int,
+    row_groups: int,
+    run: int,
+    n_slices: int,
+    slices: int,
+    min_groups: int,
+    grid_words: int,
+) -> tuple[dict[str, int], int, Boxes | None]:
+    """The kernel's Shape but for its n_stages, the bytes of shared memory before the stages, and boxes if there are."""
+    n_chunks = -(-d.n_cols // _CHUNK)
     rows, segment = 16 * row_groups, slices * run * _CHUNK
-    packed_segment = d.format.row_bytes(segment)
-    are_copied_together = slices == n_slices and _are_short(d)
-    row_slot = d.format.row_bytes(d.n_cols) if are_copied_together else _row_slot(d, packed_segment)
+    packed_segment = d.format.row_bytes(min(segment, _round_up(d.n_cols, d.format.block_size)))
+    boxes = find_boxes(d, rows, packed_segment, _box_slot(d, packed_segment))
+    are_copied_together = boxes is None and slices == n_slices and _are_short(d)
+    if boxes:
+        row_slot = boxes.box_width * UNIT
+    else:
+        row_slot = d.format.row_bytes(d.n_cols) if are_copied_together else _row_slot(d, packed_segment)
+    stage_bytes = rows * row_slot + (_ROUNDING_BYTES if are_copied_together else 0)
     # Activations, four 16-bit parts of each group's sum, the power of two that scales all but f16.
-    chunk_bytes = 2 * _CHUNK + 8 * d.format.min_groups + (0 if d.dtype is Dtype.F16 else 16)
-    column_bytes = (-(-d.n_cols // _CHUNK) * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
-    item_sums = n_slices * rows * 8 * _column_tiles(d, columns)
+    chunk_bytes = operands.element_bytes * _CHUNK + 8 * min_groups + (16 if operands.is_scaled else 0)
+    column_bytes = (n_chunks * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
+    item_sums = n_slices * rows * 8 * _column_tiles(operands, columns)
     grid_at = _round_up(8 * (2 * _MAX_STAGES + 5), 16)  # behind the barriers
-    sums_at = _round_up(grid_at + 4 * d.format.grid_words, 16)
+    sums_at = _round_up(grid_at + 4 * grid_words, 16)
     columns_at = _round_up(sums_at + 2 * 4 * item_sums, 128)
-    tile_bytes = columns * _parts(d) * column_bytes
+    tile_bytes = columns * operands.parts * column_bytes
     tile_slots = 2 if tile_bytes <= _SECOND_TILE_BYTES else 1
     stages_at = _round_up(columns_at + tile_slots * tile_bytes, 128)
     shape = {
@@ -189,7 +270,11 @@ def _layout(
         "rows": rows,
         "n_row_tiles": -(-d.n_rows_per_expert // rows),
         "run": run,
+        "slice": run * _CHUNK,
+        "packed_slice": d.format.row_bytes(run * _CHUNK),
         "n_slices": n_slices,
+        "n_chunks": n_chunks,
+        "chunk_inverse": -(-(2**30) // n_chunks),
         "slices": slices,
         "units": slices * row_groups,
         "segment": segment,
@@ -197,7 +282,8 @@ def _layout(
         "packed_segment": packed_segment,
         "row_slot": row_slot,
         "copy_rows": rows if are_copied_together else 1,
-        "stage_bytes": _round_up(rows * row_slot + (_ROUNDING_BYTES if are_copied_together else 0), 16),
+        "has_boxes": int(boxes is not None),
+        "stage_bytes": _round_up(stage_bytes, 128),
         "column_bytes": column_bytes,
         "item_sums": item_sums,
         "sums_at": sums_at,
@@ -205,13 +291,12 @@ def _layout(
         "stages_at": stages_at,
         "grid_at": grid_at,
     }
-    return shape, stages_at
+    return shape, stages_at, boxes
 
 
 def _are_short(d: Descriptor) -> bool:
-    """Whether rows are copied as they lie: a copy for each would take longer than its bytes, and few banks collide."""
-    row_bytes = d.format.row_bytes(d.n_cols)
-    return (d.n_cols <= _SHORT_ROW or row_bytes <= _SHORT_ROW_BYTES) and row_bytes % 64 != 0
+    """Whether rows are copied as they lie: a copy for each would take longer than its bytes."""
+    return d.n_cols <= _SHORT_ROW or d.format.row_bytes(d.n_cols) <= _SHORT_ROW_BYTES
 
 
 def _row_slot(d: Descriptor, packed_segment: int) -> int:
@@ -219,6 +304,13 @@ def _row_slot(d: Descriptor, packed_segment: int) -> int:
     if d.format.type_size % 16 == 0:  # no phase; lanes read 16 bytes each at strides of 32: odd lines for odd rows
         return (packed_segment + 15) // 32 * 32 + 16
     return (packed_segment + 31) // 64 * 64 + 96  # room for 15 bytes of phase; 32 mod 64
+
+
+def _box_slot(d: Descriptor, packed_segment: int) -> int:
+    """The same where copies begin with the row itself."""
+    if d.format.type_size % 16 == 0:
+        return _row_slot(d, packed_segment)
+    return (packed_segment + 31) // 64 * 64 + 32  # 32 mod 64
 
 
 def _round_up(size: int, step: int) -> int:
@@ -241,12 +333,7 @@ def _row_groups(d: Descriptor, columns: int, sm_count: int, n_slices: int) -> li
     return [best, *(g for g in _ROW_GROUPS if g < best), *(g for g in reversed(_ROW_GROUPS) if g > best)]
 
 
-def _column_tiles(d: Descriptor, columns: int) -> int:
+def _column_tiles(operands: Operands, columns: int) -> int:
     """Eights of mma columns, rounded up to a power of two."""
-    tiles = -(-columns * _parts(d) // 8)
+    tiles = -(-columns * operands.slots // 8)
     return 1 << (tiles - 1).bit_length()
-
-
-def _parts(d: Descriptor) -> int:
-    """How many 16-bit floats stand for an activation: mma columns of a dispatch."""
-    return 2 if d.dtype is Dtype.F32 else 1

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,7 @@ from mmvq_cli.engine.cuda.build import final_source
 from mmvq_cli.engine.cuda.launch import launch_values
 from mmvq_cli.op import Args, Plan
 from mmvq_cli.op.args import bind
+from mmvq_cli.op.boxes import Boxes
 from mmvq_cli.op.device import CPU
 from mmvq_cli.op.problem import Problem, bind_problem
 
@@ -101,6 +102,20 @@ class Compiler:
     path: str
     version: str
     missing: str = ""
+
+
+class HostTensorMap(ctypes.Structure):
+    """`TensorMap` of kernels/ptx.cuh on the host."""
+
+    _fields_ = (
+        ("address", ctypes.c_uint64),
+        *((field, ctypes.c_uint64) for field in ("width", "height", "box_width", "box_height")),
+        ("rest", ctypes.c_uint64 * 11),
+    )
+
+    @classmethod
+    def of(cls, boxes: Boxes | None, address: int) -> HostTensorMap:
+        return cls(address, **asdict(boxes)) if boxes else cls(address)
 
 
 @cache
@@ -229,7 +244,9 @@ def _environment() -> dict[str, str]:
 
 def _argument(value: Any) -> str:
     """A ctypes value as a line of the job."""
-    offsets = _POINTERS if isinstance(value, Problem) else [0] if isinstance(value, ctypes.c_void_p) else []
+    offsets = [0] if isinstance(value, ctypes.c_void_p | HostTensorMap) else []
+    if isinstance(value, Problem):
+        offsets = _POINTERS
     raw = bytes(value)
     return " ".join(map(str, (len(offsets), *offsets, len(raw), raw.hex())))
 
@@ -267,7 +284,9 @@ def run_plan(
     for launch in plan.launches:
         compiled = kernel_library(launch.source, dict(launch.defines))
         n_blocks = min(launch.grid[0], max_blocks)
-        arguments = (problem, launch_values(launch)) if launch.values else (problem,)
+        arguments: tuple[Any, ...] = (problem,)
+        if launch.values:
+            arguments = (problem, launch_values(launch), HostTensorMap.of(launch.boxes, problem.weights))
         launches.append(HostLaunch(compiled, launch.entry, n_blocks, launch.block[0], arguments, launch.shared_bytes))
     written = run_job(arrays, launches, seed, preempt_per_mille)
     return dict(zip((array.name for array in arrays if array.kind), written, strict=True))

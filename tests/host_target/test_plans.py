@@ -101,10 +101,12 @@ CASES = {
         "uniform", n_experts=2, n_tokens=19, top_k=1, columns=1, float_columns=40, modes=ADDED_TO_DISPATCHES
     ),
     "one-expert": Case("uniform", n_experts=1, n_rows=5, n_tokens=37, top_k=1, columns=1, modes=TO_DISPATCHES),
-    "nonfinite": Case("uniform", activations="nonfinite", columns=1),
+    "nonfinite": Case("uniform", activations="nonfinite", columns=1, float_columns=40),
     # As check's own: with other scales each product of f32 is a rounded subnormal, on any kernel.
     "tiny": Case("uniform", activations="subnormal", weights="unit", columns=1, modes=TO_DISPATCHES, weighted=False),
-    "special-scales": Case("uniform", activations="small_start", weights="special", modes=TO_DISPATCHES, max_blocks=3),
+    "special-scales": Case(
+        "uniform", activations="small_start", weights="special", float_columns=40, modes=TO_DISPATCHES, max_blocks=3
+    ),
     "no-columns": Case("uniform", columns=0),
 }
 # Once for each dtype: what depends on no format, and takes longer.

@@ -444,11 +444,13 @@ void host_barrier_wait(uint64_t* address, uint32_t parity, const char* file, int
     if (!barrier.ended.empty()) merge(fibers[current].clock, barrier.ended);
 }
 
-void host_copy(void* to, const void* from, uint32_t n_bytes, uint64_t* address, const char* file, int line) {
+void host_copy(void* to, const void* from, uint32_t n_bytes, uint32_t alignment, uint64_t* address, const char* file,
+               int line) {
     const uintptr_t pc = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
     memory::forget();
-    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | n_bytes) % 16)
-        fail("misaligned copy of %u bytes at %s:%d: addresses and size are multiples of 16", n_bytes, file, line);
+    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | n_bytes) % alignment)
+        fail("misaligned copy of %u bytes at %s:%d: addresses and size are multiples of %u", n_bytes, file, line,
+             alignment);
     if (address) find_barrier(address, pc, file, line);
     memory::take_off(to, from, n_bytes, pc);
     copies.push_back({static_cast<char*>(to), static_cast<const char*>(from), n_bytes, committed[current], address,

@@ -54,13 +54,13 @@ def test_wide_tiles_leave_room_for_stages():
     ("name", "n_cols", "together"),
     [
         ("Q6_K", 768, True),
-        ("Q8_0", 1536, True),
-        ("Q2_K", 2048, True),  # 672 bytes
-        ("Q4_K", 2048, False),
-        ("Q4_1", 512, False),  # 320 bytes: every second row in the same banks
+        ("Q5_0", 1376, True),
+        ("IQ1_M", 2048, False),  # 448 bytes: boxes
+        ("IQ2_XXS", 1792, True),  # 462 bytes
+        ("Q6_K", 2304, False),  # 1890 bytes
     ],
 )
-def test_short_rows_are_copied_together(name, n_cols, together):
+def test_short_rows_without_boxes_are_copied_together(name, n_cols, together):
     shape = stream_shape(problem(format=FORMATS[name], n_cols=n_cols), H200)
     if together:
         assert (shape.copy_rows, shape.n_segments) == (shape.rows, 1)
@@ -71,6 +71,32 @@ def test_short_rows_are_copied_together(name, n_cols, together):
         assert shape.copy_rows == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "n_cols", "segment", "has_boxes"),
+    [
+        ("Q4_K", 2048, 1152, True),  # whole rows
+        ("Q4_K", 7168, 2016, True),  # halves
+        ("Q6_K", 4096, 1680, True),  # not 1470, which is no multiple of 16
+        ("Q8_0", 2048, 2176, False),  # longer than a box may be: a copy of 2 KB for each row is as good
+        ("MXFP4", 2880, 1530, False),  # rows do not start at multiples of 16 bytes
+    ],
+)
+def test_boxes_serve_rows_that_start_at_multiples_of_16_bytes(name, n_cols, segment, has_boxes):
+    d = problem(format=FORMATS[name], n_cols=n_cols)
+    shape = stream_shape(d, H200)
+    assert shape.packed_segment == segment
+    assert shape.has_boxes == has_boxes == (shape.boxes is not None)
+    if not has_boxes:
+        return
+    boxes = shape.boxes
+    assert (boxes.width * 8, boxes.height) == (FORMATS[name].row_bytes(n_cols), 128 * 768)
+    assert (boxes.box_width * 8, boxes.box_height) == (shape.row_slot, shape.rows)
+    assert boxes.box_width <= 256  # as cuTensorMapEncodeTiled asks, and the next two
+    assert shape.row_slot % 16 == 0
+    assert shape.stages_at % 128 == shape.stage_bytes % 128 == 0
+    assert shape.packed_segment % 16 == 0 or shape.n_segments == 1
+
+
 def test_dispatches_per_touched_expert_of_uniform_routing():
     assert dispatches_per_touched_expert(problem(m_total=1)) == pytest.approx(1, rel=0.01)
     assert dispatches_per_touched_expert(problem(m_total=128 * 50)) == pytest.approx(50)
@@ -78,8 +104,12 @@ def test_dispatches_per_touched_expert_of_uniform_routing():
 
 @pytest.mark.parametrize(
     "cannot",
-    [{"format": FORMATS["F16"]}, {"m_total": 0}, {"n_cols": 65536, "dtype": Dtype.F32, "format": FORMATS["Q6_K"]}],
-    ids=["floats", "empty", "too wide for shared memory"],
+    [
+        {"format": FORMATS["F16"], "n_cols": 2044},
+        {"m_total": 0},
+        {"n_cols": 65536, "dtype": Dtype.F32, "format": FORMATS["Q6_K"]},
+    ],
+    ids=["floats that are no whole vectors", "empty", "too wide for shared memory"],
 )
 def test_what_cannot_stream_runs_the_plain_kernel(cannot):
     assert stream_shape(problem(**cannot), H200) is None

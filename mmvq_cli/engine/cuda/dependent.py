@@ -60,17 +60,19 @@ def launch_dependent(
         ctypes.pointer(attribute),
         1,
     )
-    status = _driver().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(function), pointers, None)
+    status = driver_library().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(function), pointers, None)
     if status:
-        raise LaunchError(_name_of(status), entry)
+        raise driver_error(status, entry)
 
 
-def _name_of(status: int) -> str:
+def driver_error(status: int, entry: str) -> LaunchError:
+    """What the driver calls this CUresult."""
     name = ctypes.c_char_p()
-    _driver().cuGetErrorName(status, ctypes.byref(name))
-    return name.value.decode() if name.value else f"CUresult {status}"
+    driver_library().cuGetErrorName(status, ctypes.byref(name))
+    return LaunchError(name.value.decode() if name.value else f"CUresult {status}", entry)
 
 
 @cache
-def _driver() -> ctypes.CDLL:
+def driver_library() -> ctypes.CDLL:
+    """The driver's own functions, for those that CuPy has not."""
     return ctypes.CDLL("libcuda.so.1")

@@ -17,6 +17,7 @@ from mmvq_cli.engine.cuda.build import Cubin, Resources, cached_compile, final_s
 from mmvq_cli.engine.cuda.dependent import launch_dependent
 from mmvq_cli.engine.cuda.device import current_device, device_facts, import_cupy
 from mmvq_cli.engine.cuda.source import Source
+from mmvq_cli.engine.cuda.tensor_map import tensor_map
 from mmvq_cli.errors import InvalidProblem, LaunchError
 from mmvq_cli.op import Launch, Plan
 from mmvq_cli.op.args import BoundArgs
@@ -96,7 +97,9 @@ def execute(plan: Plan, views: BoundArgs, workspace_pointer: int, stream: Any) -
     problem = bind_problem(plan.descriptor, views, workspace_pointer)
     for launch in plan.launches:
         kernel = _kernel_of(launch, plan.device.index)
-        arguments = (problem, launch_values(launch)) if launch.values else (problem,)
+        arguments: tuple[Any, ...] = (problem,)
+        if launch.values:
+            arguments = (problem, launch_values(launch), tensor_map(launch.boxes, views.weights.pointer, launch.entry))
         kernel(launch.grid, launch.block, arguments, stream, launch.shared_bytes, launch.overlaps)
 
 

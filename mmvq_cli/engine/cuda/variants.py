@@ -17,6 +17,7 @@ from mmvq_cli.op import (
     Device,
     Dtype,
     Format,
+    Launch,
     OutputMode,
     Plan,
     Preference,
@@ -135,11 +136,17 @@ def format_variants(format: Format, architecture: str) -> tuple[Variant, ...]:
         for preference in Preference:
             for launch in Plan.select(descriptor, device, preference).launches:
                 of_format = any(name == "MMVQ_FORMAT" for name, _ in launch.defines)
-                width = f" x{dict(launch.defines)['MMVQ_COLUMN_TILES']}" if launch.source == "stream.cu" else ""
-                variants.append(
-                    Variant(launch.source, launch.defines, label + width if of_format else descriptor.dtype.value)
-                )
+                named = label + _kind(launch) if of_format else descriptor.dtype.value
+                variants.append(Variant(launch.source, launch.defines, named))
     return tuple(dict.fromkeys(variants))
+
+
+def _kind(launch: Launch) -> str:
+    """What tells a format's launches of the same source apart: mma columns, and whether they are digits."""
+    if launch.source != "stream.cu":
+        return ""
+    values = dict(launch.defines)
+    return f" x{values['MMVQ_COLUMN_TILES']}" + (" digits" if values["MMVQ_DIGITS"] else "")
 
 
 def all_variants(architecture: str) -> tuple[Variant, ...]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mmvq_cli.engine.cuda import dependent, device, launch
+from mmvq_cli.engine.cuda import dependent, device, launch, tensor_map
 from tests.engine.cuda.fake_cuda import FakeCuda, compile_nothing, fake_module
 
 
@@ -24,7 +24,8 @@ def cuda(monkeypatch):
     fake = FakeCuda()
     monkeypatch.setitem(sys.modules, "cupy", fake_module(fake))
     monkeypatch.setattr(launch, "cached_compile", compile_nothing)
-    monkeypatch.setattr(dependent, "_driver", lambda: fake)
+    for module in (dependent, tensor_map):
+        monkeypatch.setattr(module, "driver_library", lambda: fake)
     _forget()
     yield fake
     _forget()

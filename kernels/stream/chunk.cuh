@@ -1,0 +1,73 @@
+// 256 weights of 16 rows times a tile's columns, by a warp.
+#include "stream/halves.cuh"
+#include "stream/integers.cuh"
+
+// Up to 256 weights of both rows in steps of 32, without the factor of a block of 256; `offset` is where the chunk starts in the
+// columns.
+template <typename F, typename Sum>
+DEVICE void multiply_all_steps(const uint8_t* upper, const uint8_t* lower, int32_t n_weights, const Columns& columns,
+                               int32_t offset, Sum (&sums)[N_TILES][4]) {
+    const auto multiply_one = [&](int32_t step) {
+        const uint32_t octet = 4 * step | (lane_index() & 3);
+        const auto first = unpack_operands<F>(upper, octet), second = unpack_operands<F>(lower, octet);
+        if constexpr (IS_INTEGER) multiply_integers(first, second, columns, offset + step_place(step), sums);
+        else multiply_step(first, second, columns, offset + step_place(step), sums);
+    };
+    if (F::block_size == CHUNK || n_weights >= CHUNK) {
+#pragma unroll N_TILES == 1 ? 8 : 4  // wide tiles have no registers for more
+        for (int32_t step = 0; step < CHUNK / 32; ++step) multiply_one(step);
+    } else {
+#pragma unroll 1
+        for (int32_t step = 0; 32 * step < n_weights; ++step) multiply_one(step);
+    }
+}
+
+// The same with that factor.
+template <typename F = WeightFormat>
+DEVICE void multiply_steps(const uint8_t* upper, const uint8_t* lower, int32_t n_weights, const Columns& columns,
+                           int32_t offset, float (&sums)[N_TILES][4]) {
+    using AnyOctet = decltype(unpack_operands<F>(nullptr, 0));
+    static_assert(CHUNK % F::block_size == 0 && F::scale_group * AnyOctet::n_scales >= 32,
+                  "a step's octets share its scales");
+    if constexpr (has_integer_scales<AnyOctet>()) {
+        int32_t totals[N_TILES][4] = {};
+        multiply_all_steps<F>(upper, lower, n_weights, columns, offset, totals);
+#pragma unroll
+        for (int n = 0; n < N_TILES; ++n) {
+#pragma unroll
+            for (int c = 0; c < 4; ++c) sums[n][c] = int_to_float(totals[n][c]);
+        }
+    } else {
+        multiply_all_steps<F>(upper, lower, n_weights, columns, offset, sums);
+    }
+    if constexpr (F::block_size == CHUNK) {
+        static_assert(!AnyOctet::has_offset, "offsets have no factor of the block");
+        const uint32_t quarter = lane_index() & 3;
+        const float factors[2] = {unpack_operands<F>(upper, quarter).d, unpack_operands<F>(lower, quarter).d};
+#pragma unroll
+        for (int n = 0; n < N_TILES; ++n) {
+#pragma unroll
+            for (int c = 0; c < 4; ++c) sums[n][c] *= factors[c / 2];
+        }
+    }
+}
+
+// Up to 256 weights of both rows, added to `sums`.
+DEVICE void multiply_chunk(const uint8_t* upper, const uint8_t* lower, const uint8_t* grid, int32_t n_weights,
+                           const Columns& columns, int32_t offset, float (&sums)[N_TILES][4]) {
+    float of_chunk[N_TILES][4] = {};
+    if constexpr (IS_FOLDED) multiply_strips(upper, lower, grid, n_weights, columns, offset, of_chunk);
+    else if constexpr (!IS_PLAIN) multiply_steps(upper, lower, n_weights, columns, offset, of_chunk);
+#pragma unroll
+    for (int n = 0; n < N_TILES; ++n) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+            float2 powers = {are_halves() ? kHalfUnit : 1.0f, 1.0f};
+            if constexpr (IS_SCALED) powers = Columns::powers(columns, n, c, offset);
+#pragma unroll
+            for (int row = 0; row < 4; row += 2) {
+                sums[n][row + c] = fused_multiply_add(of_chunk[n][row + c] * powers.x, powers.y, sums[n][row + c]);
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+// The copying warp: rows on their way from memory, as many stages ahead as shared memory has room for.
+#include "stream/share.cuh"
+
+// Copies the segment's bytes of an item's rows as a box, by one lane. Rows of the next expert are copied too where the item ends
+// there.
+DEVICE void copy_as_box(const Problem& p, const Shape& shape, const TensorMap& map, Tile tile, int32_t first_row,
+                        int32_t first_weight, uint8_t* stage, uint64_t* full) {
+    barrier_expect(full, shape.rows * shape.row_slot);
+    copy_box(stage, map, static_cast<int32_t>(row_bytes(first_weight)) / kBoxUnit,
+             tile.expert * p.n_rows_per_expert + first_row, full);
+    barrier_arrive(full);
+}
+
+// Copies the segment's bytes of an item's rows, where boxes cannot: from the 16-byte line that a copy begins in to the line that it ends in. Lanes take
+// turns at asking, some 40 ns for each copy, so short rows are copied together.
+// The last line of the tensor may lie partly outside: its bytes inside are copied by hand.
+DEVICE void copy_segment(const Problem& p, const Shape& shape, Tile tile, int32_t first_row, int32_t first_weight,
+                         uint8_t* stage, uint64_t* full) {
+    const int64_t packed_bytes = row_bytes(p.n_cols);
+    const uint8_t* const limit = p.weights + p.n_experts * (p.n_rows_per_expert * packed_bytes);
+    const uint32_t n_bytes = static_cast<uint32_t>(row_bytes(min(shape.segment, p.n_cols - first_weight)));
+    const int32_t n_rows = min(shape.rows, p.n_rows_per_expert - first_row);
+    const uint8_t* const first = p.weights +
+                                 (static_cast<int64_t>(tile.expert) * p.n_rows_per_expert + first_row) * packed_bytes +
+                                 row_bytes(first_weight);
+    for (int32_t row = lane_index() * shape.copy_rows; row < n_rows; row += 32 * shape.copy_rows) {
+        const uint8_t* const source = first + row * packed_bytes;
+        const uint32_t phase = address_of(source) % 16;
+        const uint32_t wanted = phase + n_bytes * min(shape.copy_rows, n_rows - row), lines = (wanted + 15) / 16 * 16;
+        const uint8_t* const begin = source - phase;
+        const uint32_t copied = limit - begin >= lines ? lines : static_cast<uint32_t>(limit - begin) / 16 * 16;
+        uint8_t* const target = stage + row * shape.row_slot;
+        for (uint32_t b = copied; b < wanted; ++b) target[b] = begin[b];
+        if (copied == 0) continue;
+        barrier_expect(full, copied);
+        copy_bulk(target, begin, copied, full);
+    }
+    barrier_arrive(full);
+}
+
+// As many stages ahead as there is room; but the first activations, which multiplication waits for, come before most weights:
+// they would queue up behind all that is on its way.
+DEVICE void copy_items(const Problem& p, const Shape& shape, const TensorMap& map, const Shared& s,
+                       const Share& share) {
+    int32_t stage = 0, n_copied = 0;
+    uint32_t parity = 1;  // the first round finds every stage empty
+    for (Item item = share.first; item.number < share.n_items; advance(p, shape, item)) {
+        const Tile tile = item.tile;
+        const int32_t first_row = item.row_tile * shape.rows;
+        for (int32_t weight = 0; weight < p.n_cols; weight += shape.segment) {
+            if (n_copied++ == shape.early_stages) barrier_wait(s.staged, 0);
+            barrier_wait(s.empty + stage, parity);
+            uint8_t* const target = s.stages + stage * shape.stage_bytes;
+            if (!shape.has_boxes) {
+                copy_segment(p, shape, tile, first_row, weight, target, s.full + stage);
+            } else if (lane_index() == 0) {
+                copy_as_box(p, shape, map, tile, first_row, weight, target, s.full + stage);
+            }
+            if (++stage == shape.n_stages) stage = 0, parity ^= 1;
+        }
+    }
+}

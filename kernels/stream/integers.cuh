@@ -1,0 +1,88 @@
+// Products of integers of 8 bits: codes times the digits of activations.
+#include "stream/activations.cuh"
+
+constexpr int32_t kMagic = 0x4B400000;  // added to an integer below 2^22, the float 3 * 2^22 + the integer
+constexpr float kMagicFloat = 12582912.0f;
+
+// Integers of Words * 16 weights times digits, added to `total`. A bias is a product of its own: subtracting it from each byte
+// takes longer.
+template <typename AnyOctet, int Words>
+DEVICE void multiply_codes(const uint32_t (&weights)[2 * Words], const uint32_t (&x)[Words], uint32_t bias,
+                           int32_t (&total)[4]) {
+    if constexpr (is_signed<AnyOctet>(0)) return mma_int8<int8_t>(total, weights, x, total);
+    mma_int8<uint8_t>(total, weights, x, total);
+    if (bias == 0) return;
+    uint32_t less[2 * Words];
+#pragma unroll
+    for (int i = 0; i < 2 * Words; ++i) less[i] = (-bias & 0xFF) * 0x01010101u;
+    mma_int8<int8_t>(total, less, x, total);
+}
+
+template <int SCALES>
+DEVICE uint32_t bias_of(const BiasedOctet<SCALES>& octet) {
+    return static_cast<uint32_t>(octet.bias);
+}
+
+template <typename AnyOctet>
+DEVICE uint32_t bias_of(const AnyOctet&) {
+    return 0;
+}
+
+// Half an octet or a whole one of both rows, which share a scale, times the digits `x` of eight columns.
+template <typename AnyOctet, int Words>
+DEVICE void multiply_group(const AnyOctet& upper, const AnyOctet& lower, int group, const uint32_t (&x)[Words],
+                           int32_t (&sums)[4]) {
+    uint32_t weights[2 * Words];
+    const uint32_t all[4] = {upper.codes.lo, lower.codes.lo, upper.codes.hi, lower.codes.hi};
+#pragma unroll
+    for (int i = 0; i < 2 * Words; ++i) weights[i] = all[2 * group + i];
+    int32_t total[4] = {};
+    multiply_codes<AnyOctet, Words>(weights, x, 0, total);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) sums[c] += (c < 2 ? upper : lower).scale[group] * total[c];
+}
+
+template <typename AnyOctet, int Words>
+DEVICE void multiply_group(const AnyOctet& upper, const AnyOctet& lower, int group, const uint32_t (&x)[Words],
+                           float (&sums)[4]) {
+    uint32_t weights[2 * Words];
+    const uint32_t all[4] = {upper.codes.lo, lower.codes.lo, upper.codes.hi, lower.codes.hi};
+#pragma unroll
+    for (int i = 0; i < 2 * Words; ++i) weights[i] = all[2 * group + i];
+    int32_t total[4] = {kMagic, kMagic, kMagic, kMagic};
+    multiply_codes<AnyOctet, Words>(weights, x, bias_of(upper), total);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+        const float part = bits_to_float(static_cast<uint32_t>(total[c])) - kMagicFloat;
+        sums[c] = fused_multiply_add((c < 2 ? upper : lower).scale[group], part, sums[c]);
+    }
+    if constexpr (AnyOctet::has_offset) {
+#pragma unroll
+        for (int i = 0; i < 2 * Words; ++i) weights[i] = 0x01010101u;
+#pragma unroll
+        for (int c = 0; c < 4; ++c) total[c] = kMagic;
+        mma_int8<int8_t>(total, weights, x, total);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+            const float part = bits_to_float(static_cast<uint32_t>(total[c])) - kMagicFloat;
+            sums[c] = fused_multiply_add((c < 2 ? upper : lower).offset[group], part, sums[c]);
+        }
+    }
+}
+
+// As multiply_step, with integers.
+template <typename AnyOctet, typename Sum>
+DEVICE void multiply_integers(const AnyOctet& upper, const AnyOctet& lower, const Columns& columns, int32_t offset,
+                              Sum (&sums)[N_TILES][4]) {
+    constexpr int WORDS = 2 / AnyOctet::n_scales;  // of a row that share a scale
+#pragma unroll
+    for (int n = 0; n < N_TILES; ++n) {
+        const uint2 x = load<uint2>(columns.start[n] + offset);
+        if constexpr (WORDS == 2) {
+            multiply_group<AnyOctet, WORDS>(upper, lower, 0, {x.x, x.y}, sums[n]);
+        } else {
+            multiply_group<AnyOctet, WORDS>(upper, lower, 0, {x.x}, sums[n]);
+            multiply_group<AnyOctet, WORDS>(upper, lower, 1, {x.y}, sums[n]);
+        }
+    }
+}
