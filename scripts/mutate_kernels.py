@@ -60,10 +60,10 @@ _GROUPED = _products("F16-f16", "F32-f32", "Q8_0-bf16", "Q4_K-f16", "MXFP4-f32",
 _RING = [f"{_PLANS}test_stages_of_the_ring_are_used_again", f"{_PLANS}test_shapes_that_the_cases_have_not"]
 _STREAMED = [
     *_products("Q8_0-f16", "Q4_K-f32", "Q6_K-bf16", "Q2_K-f16", "TQ1_0-f32", "MXFP4-f16", "Q5_1-bf16", "IQ1_M-f32"),
-    *_products("NVFP4-f16", "MXFP4-bf16", "IQ4_XS-f16", "Q4_0-f32"),
+    *_products("NVFP4-f16", "MXFP4-bf16", "IQ4_XS-f16", "Q4_0-f16"),
 ]
 _PLAIN = _products("F16-f16", "F32-f32", "BF16-f32", "F16-bf16")
-_DIGITS = _products("Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f32", "Q5_1-bf16", "MXFP4-f32")
+_DIGITS = _products("Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f16", "Q5_1-bf16")
 _FOLDED = _products(
     "Q4_K-f16", "Q3_K-f16", "IQ2_XXS-bf16", "Q5_K-f16", "NVFP4-f16", "Q2_K-f32", "IQ1_S-f16", "TQ2_0-f16"
 )

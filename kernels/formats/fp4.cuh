@@ -30,11 +30,6 @@ struct Format<39> {  // MXFP4
         return {look_up(e2m1_doubled(), codes), kBias, half_scale(b.e)};
     }
 
-    DEVICE SignedOctet<1, float, 0, true> unpack_integers(const uint8_t* block, uint32_t octet) {
-        const Block& b = *reinterpret_cast<const Block*>(block);
-        return {look_up_signed(e2m1_doubled(), load_u8x4<1>(b.qs + 4 * octet)), {half_scale(b.e)}};
-    }
-
     DEVICE HalfOctet<1> unpack_halves(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint32_t odd = load_u8x4<1>(b.qs + 4 * octet), even = odd << 8;

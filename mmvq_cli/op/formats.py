@@ -34,8 +34,7 @@ class Format:
     random bytes a valid block when they hold sane values (layouts: ggml-common.h of ggml). `min_groups`: how many
     groups of 256 weights have an offset that is a small integer times one float (the struct's `mins`), or 0.
     `grid_words`: 32-bit words of the codebook that strips look up (the struct's own `grid_words`), or 0.
-    `digit_columns`: the most dispatches that a tile multiplies as integers, because that is faster, or 0;
-    `digit_dtypes`: for which activations.
+    `digit_columns`: the most dispatches that a tile multiplies as integers, because that is faster, or 0.
     """
 
     type: GGML
@@ -44,7 +43,6 @@ class Format:
     min_groups: int = 0
     grid_words: int = 0
     digit_columns: int = 0
-    digit_dtypes: tuple[str, ...] = ("f32", "f16", "bf16")
 
     @property
     def name(self) -> str:
@@ -100,7 +98,7 @@ _ROWS = (
     Format(GGML.Q5_K, "k_quants", _f16(0, 2), min_groups=8),
     Format(GGML.Q6_K, "k_quants", _f16(208), digit_columns=2),
     Format(GGML.Q8_K, "k_quants", (ScaleField("f32", 0),), digit_columns=2),
-    Format(GGML.MXFP4, "fp4", (ScaleField("e8m0", 0),), digit_columns=4, digit_dtypes=("f32",)),
+    Format(GGML.MXFP4, "fp4", (ScaleField("e8m0", 0),)),
     Format(GGML.NVFP4, "fp4", tuple(ScaleField("ue4m3", i) for i in range(4))),
     Format(GGML.IQ4_NL, "iq4", _f16(0), digit_columns=4),
     Format(GGML.IQ4_XS, "iq4", _f16(0), digit_columns=4),
