@@ -3,7 +3,7 @@
 //   output[t, r] (+)= sum over the dispatches i of token t, in ascending i, of partials[i, r]        f32, one rounding
 //
 // The first kernels collect each token's dispatches in any order; combine ranks them by position, so the sum does not depend
-// on the order in which they were appended. One token needs neither. Bytes: partials once, output once.
+// on the order in which they were appended. Bytes: partials once, output once.
 #include "activation.cuh"
 #include "problem.cuh"
 
@@ -54,15 +54,13 @@ KERNEL append_dispatches(const GRID_CONSTANT Problem p) {
 // unrounded, in the partial row of the token's first dispatch, which no later pass reads.
 DEVICE void combine_rows(const Problem& p, int64_t token, int32_t first_row, int32_t end_row) {
     SHARED int32_t sorted[SORTED_AT_ONCE];
-    const bool is_only = p.m_tokens == 1;  // all dispatches are its own, and in order
-    const int32_t count = min(is_only ? p.m_total : p.token_counts[token], p.top_k);
+    const int32_t count = min(p.token_counts[token], p.top_k);
     const int32_t* dispatches = p.token_dispatches + token * p.top_k;
     Element* output = static_cast<Element*>(p.output) + token * p.n_rows_per_expert;
     float* carried = p.partials;
     for (int32_t begin = 0; begin == 0 || begin < count; begin += SORTED_AT_ONCE) {
         const int32_t n_sorted = min(SORTED_AT_ONCE, count - begin);
-        for (int32_t j = thread_index(); is_only && j < n_sorted; j += block_size()) sorted[j] = begin + j;
-        for (int32_t j = thread_index(); !is_only && j < count; j += block_size()) {
+        for (int32_t j = thread_index(); j < count; j += block_size()) {
             int32_t rank = 0;
             for (int32_t other = 0; other < count; ++other) rank += dispatches[other] < dispatches[j];
             if (rank >= begin && rank < begin + n_sorted) sorted[rank - begin] = dispatches[j];

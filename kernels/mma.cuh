@@ -242,7 +242,7 @@ DEVICE void to_digits(const float (&x)[8], uint2 (&digits)[PARTS]) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             words[i / 4] |= (rest[i] & 0xFFu) << 8 * (i % 4);
-            rest[i] = (rest[i] + 128) >> 8;  // without the signed digit
+            rest[i] = static_cast<int32_t>(static_cast<uint32_t>(rest[i]) + 128u) >> 8;  // without the signed digit
         }
         digits[part] = {words[0], words[1]};
     }

@@ -224,6 +224,9 @@ _SANITIZED = (
     (Edge(name="atomic", output_mode=OutputMode.ADD), "repeated", 2, Accumulate.ATOMIC),
     (Edge(name="added", activation_rows=Rows.DISPATCH, output_mode=OutputMode.ADD), "last", 2, Accumulate.ORDERED),
 )
+# The fewest dispatches per expert.
+_SANITIZED_NARROW = (Edge(name="narrow", output_rows=Rows.DISPATCH), "hollow", 1, Accumulate.ORDERED)
+_VECTORS = 40  # floats of a row that streams, with some left over
 _SANITIZED_CROWDS = ((4, 6), (1, 12), (4, 6), (1, 40), (4, 9))  # experts, tokens
 # Sums that are too long or too wide for one block of the kernels around the product; one format is enough for them.
 _SANITIZED_SUMS = {"8400-dispatches-summed": (1, 4200), "600-rows-summed": (600, 3)}  # name -> rows, tokens
@@ -231,17 +234,21 @@ _SANITIZED_SUMS_FORMAT = "Q8_0"
 
 
 def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator[EdgeCase]:
-    """Two modes for each format and dtype, in turn, so that each dtype meets all of them; and the large sums.
+    """Some modes for each format and dtype, in turn, so that each dtype meets all of them; and the large sums.
 
-    The first takes the plan's own kernel, with tiles of every width in turn, the second the plain one.
+    The first takes the batch-invariant kernel, with tiles of every width in turn, the second the plain one, a third,
+    where a format has one, that of narrow tiles.
     """
     turn = 0
     for format, dtype in product(formats, dtypes):
-        for preference in (Preference.AUTO, Preference.REFERENCE):
+        narrow = (Preference.FASTEST,) if format.digit_columns and dtype is not Dtype.F32 else ()
+        for preference in (Preference.REPRODUCIBLE, Preference.REFERENCE, *narrow):
             edge, routing, top_k, accumulate = _SANITIZED[turn % len(_SANITIZED)]
             experts, tokens = _SANITIZED_CROWDS[turn // 2 % len(_SANITIZED_CROWDS)]
-            if preference is Preference.REFERENCE:
+            if preference is not Preference.REPRODUCIBLE:
                 experts, tokens = _SANITIZED_CROWDS[0]
+            if preference is Preference.FASTEST:
+                edge, routing, top_k, accumulate = _SANITIZED_NARROW
             if experts == 1:
                 routing, top_k = "uniform", 1
             case = _case(
@@ -253,6 +260,7 @@ def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator
                 accumulate=accumulate,
                 experts=experts,
                 tokens=tokens,
+                columns=_VECTORS if format.is_float and preference is Preference.REPRODUCIBLE else None,
             )
             yield replace(case, preference=preference)
             turn += 1

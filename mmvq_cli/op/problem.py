@@ -70,7 +70,7 @@ _ALIGNMENT = 256
 
 
 def workspace_regions(descriptor: Descriptor) -> tuple[Region, ...]:
-    """The scratch memory of the ordered combine: partial rows f32 [m_total, rows], and several tokens' dispatches.
+    """The scratch memory of the ordered combine: partial rows f32 [m_total, rows], dispatches of each token.
 
     Empty unless several dispatches are summed into one row in order.
     """
@@ -82,7 +82,7 @@ def workspace_regions(descriptor: Descriptor) -> tuple[Region, ...]:
         ("token_dispatches", 4 * descriptor.m_tokens * descriptor.top_k),
     )
     regions, offset = [], 0
-    for name, n_bytes in sizes[: 1 if descriptor.m_tokens == 1 else None]:
+    for name, n_bytes in sizes:
         regions.append(Region(name, offset, n_bytes))
         offset += -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
     return tuple(regions)

@@ -209,9 +209,7 @@ def _grouped_launches(d: Descriptor) -> list[Launch]:
 
 
 def _index(d: Descriptor) -> list[Launch]:
-    """Collect each token's dispatches; a single token has them all."""
-    if d.m_tokens == 1:
-        return []
+    """Collect each token's dispatches."""
     if max(d.m_total, d.m_tokens) <= _ONE_BLOCK_DISPATCHES:
         return [Launch("index_dispatches", "combine.cu", _combine_defines(d), (1, 1, 1), (_INDEX_THREADS, 1, 1))]
     return [_helper("clear_token_counts", d.m_tokens, d), _helper("append_dispatches", d.m_total, d)]

@@ -122,7 +122,7 @@ def test_the_sanitizer_reaches_every_kernel_that_a_plan_can_launch():
         (source, entry)
         for source in {launch.source for launch in launches}
         for entry in re.findall(
-            r"^KERNEL.*?(\w+)\(const", (resource_root("kernels") / source).read_text(), re.MULTILINE
+            r"^KERNEL(?:_BOUNDED\(.*\))?\s+(\w+)\(const", (resource_root("kernels") / source).read_text(), re.MULTILINE
         )
     }
     assert {(launch.source, launch.entry) for launch in launches} == entries
