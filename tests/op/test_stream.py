@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmvq_cli.op import FORMATS, Descriptor, Device, Dtype, Plan, Preference, find_device
-from mmvq_cli.op.stream import dispatches_per_touched_expert, stream_shape
+from mmvq_cli.op.stream import digit_shape, dispatches_per_touched_expert, stream_shape
 
 H200 = find_device("H200")
 QUANTIZED = [row for row in FORMATS.values() if not row.is_float]
@@ -118,6 +118,62 @@ def test_what_cannot_stream_runs_the_plain_kernel(cannot):
 
 def test_older_gpus_have_no_copy_engine():
     assert stream_shape(problem(), Device(name="A100", backend="cuda", compute_capability=(8, 0))) is None
+
+
+def narrow(name: str, dtype: Dtype = Dtype.F16, **changes) -> Descriptor:
+    return problem(format=FORMATS[name], dtype=dtype, **{"m_total": 8, "m_tokens": 1, **changes})
+
+
+def test_narrow_tiles_are_digits_where_a_plan_may_depend_on_the_batch():
+    rules = {str(preference): Plan.select(narrow("Q6_K"), H200, preference).rule for preference in Preference}
+    digits = "stream_digits"
+    assert rules == {"auto": digits, "fastest": digits, "reproducible": "stream", "reference": "grouped"}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "m_tokens", "digits"),
+    [
+        ("Q6_K", Dtype.F16, 16, True),
+        ("Q6_K", Dtype.BF16, 1, True),
+        ("Q6_K", Dtype.F32, 1, False),  # 24 bits below the largest of 256 activations are too few for its bound
+        ("Q6_K", Dtype.F16, 32, False),  # more than two dispatches per touched expert
+        ("IQ4_XS", Dtype.F16, 32, True),
+        ("IQ4_XS", Dtype.F16, 64, False),
+        ("Q4_K", Dtype.F16, 1, False),
+        ("F16", Dtype.F16, 1, False),
+    ],
+)
+def test_which_problems_are_digits(name, dtype, m_tokens, digits):
+    d = narrow(name, dtype, m_tokens=m_tokens, m_total=8 * m_tokens)
+    shape = digit_shape(d, H200)
+    assert (shape is not None) == digits
+    if shape:
+        assert dict(shape.defines)["MMVQ_DIGITS"] == 3
+        assert shape.columns * 4 <= 8 * shape.column_tiles
+        assert (shape.min_groups, shape.grid_words) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "preference", "invariant"),
+    [
+        ("Q6_K", Dtype.F16, "auto", False),  # alone it is digits
+        ("Q6_K", Dtype.F16, "reproducible", True),
+        ("Q6_K", Dtype.F32, "auto", True),
+        ("Q4_K", Dtype.F16, "auto", True),
+        ("BF16", Dtype.BF16, "auto", True),
+    ],
+)
+@pytest.mark.parametrize("m_tokens", [1, 256])
+def test_a_plan_is_batch_invariant_where_no_batch_has_other_arithmetic(name, dtype, preference, invariant, m_tokens):
+    plan = Plan.select(narrow(name, dtype, m_tokens=m_tokens, m_total=8 * m_tokens), H200, preference)
+    assert plan.precision_guarantee.batch_invariant == invariant
+    assert plan.precision_guarantee.deterministic
+
+
+def test_plain_floats_are_multiplied_in_f32():
+    plan = Plan.select(narrow("F16"), H200)
+    assert (plan.rule, plan.precision_guarantee.math, plan.precision_guarantee.error_constant) == ("stream", "f32", 32)
+    assert stream_shape(narrow("F16", m_tokens=256, m_total=2048), H200).columns == 8
 
 
 def test_only_the_reference_is_plain():

@@ -71,6 +71,9 @@ class FakeCuda:
     launch_error: str = ""
     functions: list = field(default_factory=list)
     overlapping: list = field(default_factory=list)
+    tensor_maps: list = field(default_factory=list)
+    tensor_map_bytes: bytes = bytes(range(128))
+    refuses_tensor_maps: bool = False
 
     def launch(self, function, gx, gy, gz, bx, by, bz, shared_bytes, stream, parameters, extra):
         if self.launch_error:
@@ -79,6 +82,32 @@ class FakeCuda:
         self.launches.append((entry, (gx, gy, gz), (bx, by, bz), shared_bytes, stream))
         if entry in self.kernels:
             self.kernels[entry](ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p)))
+
+    def cuTensorMapEncodeTiled(self, target, kind, rank, address, dimensions, strides, box, elements, *modes):  # noqa: N802
+        """The driver's call; what it writes must be aligned to 64 bytes."""
+        if self.refuses_tensor_maps:
+            return 1
+        start = ctypes.cast(target, ctypes.c_void_p).value
+        assert start % 64 == 0
+        ctypes.memmove(start, self.tensor_map_bytes, 128)
+        names = ("interleave", "swizzle", "l2_promotion", "fill")
+        self.tensor_maps.append(
+            {
+                "type": kind,
+                "rank": rank,
+                "address": address.value,
+                "dimensions": list(dimensions),
+                "strides": list(strides),
+                "box": list(box),
+                "element_strides": list(elements),
+                **dict(zip(names, modes, strict=True)),
+            }
+        )
+        return 0
+
+    def cuGetErrorName(self, status, name):  # noqa: N802
+        """The driver's call, for the only status that it returns here."""
+        name._obj.value = b"CUDA_ERROR_INVALID_VALUE"
 
     def cuLaunchKernelEx(self, config, function, pointers, extra):  # noqa: N802  the driver's name
         """The driver's call, with one attribute: programmatic serialization (6), allowed."""
