@@ -285,7 +285,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "stream_digits",
         "cuda",
-        "up to two dispatches: rows stream once to the integer tensor cores; activations as 24-bit integers; sm_90",
+        "few dispatches per expert: rows stream to the integer tensor cores, activations as 24-bit integers; sm_90",
         _streams_digits,
         _build_stream_digits,
     ),
