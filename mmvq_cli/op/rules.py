@@ -144,13 +144,13 @@ def _build_stream(d: Descriptor, device: Device, preference: Preference) -> Choi
 def _build_stream_digits(d: Descriptor, device: Device, _: Preference) -> Choice:
     shape = digit_shape(d, device)
     assert shape is not None
-    arithmetic = f"codes times activations of {shape.digits} digits of 8 bits on the integer tensor cores"
+    arithmetic = f"codes times activations of {shape.operands.digits} digits of 8 bits on the integer tensor cores"
     return _streaming(d, device, shape, Preference.FASTEST, arithmetic)
 
 
 def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Preference, arithmetic: str) -> Choice:
     atomic = _is_atomic_sum(d)
-    rule = "stream_digits" if shape.digits else "stream"
+    rule = "stream_digits" if shape.operands.digits else "stream"
     exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if d.format.is_float else d.dtype]
     # A token alone would be multiplied in another way.
     changes = has_digits(d) and preference is not Preference.REPRODUCIBLE
@@ -160,8 +160,8 @@ def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Pr
         f"{shape.n_stages} stages of {shape.segment} weights; {arithmetic}",
         sku=_sku(rule, d, device),
         guarantee=PrecisionGuarantee(
-            math="i8" if shape.digits else "f32" if d.format.is_float else "f16",
-            accumulator="i32, f32" if shape.digits else "f32",
+            math="i8" if shape.operands.digits else "f32" if d.format.is_float else "f16",
+            accumulator="i32, f32" if shape.operands.digits else "f32",
             error_constant=exactness + _atomic_error_constant(d) if atomic else exactness,
             deterministic=not atomic,
             bit_stable_on_same_hardware=not atomic,

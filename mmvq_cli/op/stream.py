@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from mmvq_cli.op.boxes import LONGEST_ROW, UNIT, Boxes, can_box, find_boxes
@@ -94,7 +94,8 @@ class Operands:
     """How activations lie in shared memory and on the tensor cores.
 
     `parts` columns of `element_bytes` for each weight make up a dispatch, which takes `slots` columns of an mma;
-    `is_scaled`: 256 activations share a power of two. `digits` is 0 where parts are f16.
+    `is_scaled`: 256 activations share a power of two. `digits` is 0 where parts are f16. `min_groups` and `grid_words`
+    are the format's where its strips are multiplied, else 0.
     """
 
     parts: int
@@ -102,6 +103,8 @@ class Operands:
     element_bytes: int
     is_scaled: bool
     digits: int
+    min_groups: int = 0
+    grid_words: int = 0
 
 
 DIGITS = Operands(parts=3, slots=4, element_bytes=1, is_scaled=True, digits=3)
@@ -118,13 +121,11 @@ class StreamShape:
     """One choice of the kernel's compile-time values, of its argument `shape`, and of dynamic shared bytes."""
 
     values: tuple[tuple[str, int], ...]
+    operands: Operands
     column_tiles: int
-    min_groups: int
-    grid_words: int
     warps: int
     shared_bytes: int
     boxes: Boxes | None
-    digits: int
 
     def __getattr__(self, name: str) -> int:
         """The value called so."""
@@ -143,9 +144,9 @@ class StreamShape:
         """The compile-time values."""
         return (
             ("MMVQ_COLUMN_TILES", self.column_tiles),
-            ("MMVQ_DIGITS", self.digits),
-            ("MMVQ_GRID_WORDS", self.grid_words),
-            ("MMVQ_MIN_GROUPS", self.min_groups),
+            ("MMVQ_DIGITS", self.operands.digits),
+            ("MMVQ_GRID_WORDS", self.operands.grid_words),
+            ("MMVQ_MIN_GROUPS", self.operands.min_groups),
             ("MMVQ_SUMMING_WARPS", _SUMMING_WARPS[self.column_tiles]),
             ("MMVQ_WARPS", self.warps),
         )
@@ -156,7 +157,8 @@ def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The widest fitting tile that the dispatches per touched expert ask for; None when the kernel cannot run."""
     if not _can_stream(d, device):
         return None
-    operands = _PLAIN[d.dtype] if d.format.is_float else _HALVES[d.dtype]
+    halves = replace(_HALVES[d.dtype], min_groups=d.format.min_groups, grid_words=d.format.grid_words)
+    operands = _PLAIN[d.dtype] if d.format.is_float else halves
     most = 1 if d.format.is_float else _MAX_COLUMN_TILES
     fitting = [width for width in _wanted_widths(d) if _column_tiles(operands, width) <= most]
     shapes = (_fill(d, operands, width, device) for width in reversed(fitting or _WIDTHS[:1]))
@@ -203,19 +205,13 @@ def dispatches_per_touched_expert(d: Descriptor) -> float:
 def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
     """The rows and the segment for this width, and as many stages as fit; None below `_MIN_STAGES`."""
     limit = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
-    tiles, min_groups, grid_words = _column_tiles(operands, columns), d.format.min_groups, d.format.grid_words
-    if operands.digits:
-        min_groups = grid_words = 0
+    tiles = _column_tiles(operands, columns)
     warps = _PLAIN_WARPS if d.format.is_float else _WARPS[tiles]
-    n_chunks = -(-d.n_cols // _CHUNK)
-    run = -(-n_chunks // _MAX_SLICES)
-    n_slices = -(-n_chunks // run)
+    _, _, n_slices = _slicing(d)
     for row_groups in _row_groups(d, columns, device.sm_count, n_slices):
         for n_segments in range(1, n_slices + 1):
             slices = -(-n_slices // n_segments)
-            shape, stages_at, boxes = _layout(
-                d, operands, columns, row_groups, run, n_slices, slices, min_groups, grid_words
-            )
+            shape, stages_at, boxes = _layout(d, operands, columns, row_groups, slices)
             if boxes is None and can_box(d) and shape["packed_segment"] < LONGEST_ROW:
                 continue  # other segments have some
             room, stage_bytes = limit - stages_at, shape["stage_bytes"]
@@ -228,23 +224,22 @@ def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> St
                 shape["early_stages"] = min(n_stages, max(1, _EARLY_BYTES // stage_bytes))
                 values = tuple((name, shape[name]) for name in _SHAPE)
                 shared = stages_at + n_stages * stage_bytes
-                return StreamShape(values, tiles, min_groups, grid_words, warps, shared, boxes, operands.digits)
+                return StreamShape(values, operands, tiles, warps, shared, boxes)
     return None
 
 
+def _slicing(d: Descriptor) -> tuple[int, int, int]:
+    """Chunks of a row, chunks of a slice, slices of a row."""
+    n_chunks = -(-d.n_cols // _CHUNK)
+    run = -(-n_chunks // _MAX_SLICES)
+    return n_chunks, run, -(-n_chunks // run)
+
+
 def _layout(
-    d: Descriptor,
-    operands: Operands,
-    columns: int,
-    row_groups: int,
-    run: int,
-    n_slices: int,
-    slices: int,
-    min_groups: int,
-    grid_words: int,
+    d: Descriptor, operands: Operands, columns: int, row_groups: int, slices: int
 ) -> tuple[dict[str, int], int, Boxes | None]:
     """The kernel's Shape but for its n_stages, the bytes of shared memory before the stages, and boxes if there are."""
-    n_chunks = -(-d.n_cols // _CHUNK)
+    n_chunks, run, n_slices = _slicing(d)
     rows, segment = 16 * row_groups, slices * run * _CHUNK
     packed_segment = d.format.row_bytes(min(segment, _round_up(d.n_cols, d.format.block_size)))
     boxes = find_boxes(d, rows, packed_segment, _box_slot(d, packed_segment))
@@ -255,11 +250,11 @@ def _layout(
         row_slot = d.format.row_bytes(d.n_cols) if are_copied_together else _row_slot(d, packed_segment)
     stage_bytes = rows * row_slot + (_ROUNDING_BYTES if are_copied_together else 0)
     # Activations, four 16-bit parts of each group's sum, the power of two that scales all but f16.
-    chunk_bytes = operands.element_bytes * _CHUNK + 8 * min_groups + (16 if operands.is_scaled else 0)
+    chunk_bytes = operands.element_bytes * _CHUNK + 8 * operands.min_groups + (16 if operands.is_scaled else 0)
     column_bytes = (n_chunks * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
     item_sums = n_slices * rows * 8 * _column_tiles(operands, columns)
     grid_at = _round_up(8 * (2 * _MAX_STAGES + 5), 16)  # behind the barriers
-    sums_at = _round_up(grid_at + 4 * grid_words, 16)
+    sums_at = _round_up(grid_at + 4 * operands.grid_words, 16)
     columns_at = _round_up(sums_at + 2 * 4 * item_sums, 128)
     tile_bytes = columns * operands.parts * column_bytes
     tile_slots = 2 if tile_bytes <= _SECOND_TILE_BYTES else 1

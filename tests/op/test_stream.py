@@ -150,7 +150,7 @@ def test_which_problems_are_digits(name, dtype, m_tokens, digits):
     if shape:
         assert dict(shape.defines)["MMVQ_DIGITS"] == 3
         assert shape.columns * 4 <= 8 * shape.column_tiles
-        assert (shape.min_groups, shape.grid_words) == (0, 0)
+        assert (shape.operands.min_groups, shape.operands.grid_words) == (0, 0)
 
 
 @pytest.mark.parametrize(
