@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from mmvq_cli.errors import Unsupported
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, Dtype
 from mmvq_cli.op.device import Device
+from mmvq_cli.op.operands import has_digits
 from mmvq_cli.op.plan import Launch, Preference, Sku
 from mmvq_cli.op.precision import DEFAULT_ERROR_CONSTANT, PrecisionGuarantee
-from mmvq_cli.op.stream import StreamShape, digit_shape, has_digits, stream_shape
+from mmvq_cli.op.stream import StreamShape, digit_shape, stream_shape
 
 MINIMUM_COMPUTE_CAPABILITY = (8, 0)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from mmvq_cli.op.boxes import LONGEST_ROW, UNIT, Boxes, can_box, find_boxes
-from mmvq_cli.op.descriptor import Descriptor, Dtype
+from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
+from mmvq_cli.op.operands import DIGITS, Operands, has_digits, operands_of
 
 _OCTET = 8  # neighbouring floats that a lane reads
 _CHUNK = 256  # weights of a row that one warp takes at a time
@@ -90,33 +91,6 @@ def shape_checks() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Operands:
-    """How activations lie in shared memory and on the tensor cores.
-
-    `parts` columns of `element_bytes` for each weight make up a dispatch, which takes `slots` columns of an mma;
-    `is_scaled`: 256 activations share a power of two. `digits` is 0 where parts are f16. `min_groups` and `grid_words`
-    are the format's where its strips are multiplied, else 0.
-    """
-
-    parts: int
-    slots: int
-    element_bytes: int
-    is_scaled: bool
-    digits: int
-    min_groups: int = 0
-    grid_words: int = 0
-
-
-DIGITS = Operands(parts=3, slots=4, element_bytes=1, is_scaled=True, digits=3)
-_HALVES = {
-    Dtype.F32: Operands(parts=2, slots=2, element_bytes=2, is_scaled=True, digits=0),
-    Dtype.F16: Operands(parts=1, slots=1, element_bytes=2, is_scaled=False, digits=0),
-    Dtype.BF16: Operands(parts=1, slots=1, element_bytes=2, is_scaled=True, digits=0),
-}
-_PLAIN = {dtype: Operands(parts=1, slots=1, element_bytes=dtype.itemsize, is_scaled=False, digits=0) for dtype in Dtype}
-
-
-@dataclass(frozen=True, slots=True)
 class StreamShape:
     """One choice of the kernel's compile-time values, of its argument `shape`, and of dynamic shared bytes."""
 
@@ -157,8 +131,7 @@ def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The widest fitting tile that the dispatches per touched expert ask for; None when the kernel cannot run."""
     if not _can_stream(d, device):
         return None
-    halves = replace(_HALVES[d.dtype], min_groups=d.format.min_groups, grid_words=d.format.grid_words)
-    operands = _PLAIN[d.dtype] if d.format.is_float else halves
+    operands = operands_of(d)
     most = 1 if d.format.is_float else _MAX_COLUMN_TILES
     fitting = [width for width in _wanted_widths(d) if _column_tiles(operands, width) <= most]
     shapes = (_fill(d, operands, width, device) for width in reversed(fitting or _WIDTHS[:1]))
@@ -172,14 +145,6 @@ def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
         return None
     width = _wanted_widths(d)[-1]
     return _fill(d, DIGITS, width, device) if width <= d.format.digit_columns else None
-
-
-def has_digits(d: Descriptor) -> bool:
-    """Whether narrow tiles of such weights and activations are multiplied as integers.
-
-    Not of f32: 24 bits below the largest of 256 activations miss its error bound (precision.py) on short rows.
-    """
-    return d.format.digit_columns > 0 and d.dtype is not Dtype.F32
 
 
 def _can_stream(d: Descriptor, device: Device) -> bool:

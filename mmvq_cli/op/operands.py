@@ -1,0 +1,49 @@
+"""What the streaming kernel multiplies with: activations as f16 parts, as digits, or as they are (kernels/mma.cuh)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mmvq_cli.op.descriptor import Descriptor, Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """How activations lie in shared memory and on the tensor cores.
+
+    `parts` columns of `element_bytes` for each weight make up a dispatch, which takes `slots` columns of an mma;
+    `is_scaled`: 256 activations share a power of two. `digits` is 0 where parts are f16. `min_groups` and `grid_words`
+    are the format's where its strips are multiplied, else 0.
+    """
+
+    parts: int
+    slots: int
+    element_bytes: int
+    is_scaled: bool
+    digits: int
+    min_groups: int = 0
+    grid_words: int = 0
+
+
+DIGITS = Operands(parts=3, slots=4, element_bytes=1, is_scaled=True, digits=3)
+_HALVES = {
+    Dtype.F32: Operands(parts=2, slots=2, element_bytes=2, is_scaled=True, digits=0),
+    Dtype.F16: Operands(parts=1, slots=1, element_bytes=2, is_scaled=False, digits=0),
+    Dtype.BF16: Operands(parts=1, slots=1, element_bytes=2, is_scaled=True, digits=0),
+}
+_PLAIN = {dtype: Operands(parts=1, slots=1, element_bytes=dtype.itemsize, is_scaled=False, digits=0) for dtype in Dtype}
+
+
+def operands_of(d: Descriptor) -> Operands:
+    """The operands of any tile: f16 parts for block formats, plain floats as they are."""
+    if d.format.is_float:
+        return _PLAIN[d.dtype]
+    return replace(_HALVES[d.dtype], min_groups=d.format.min_groups, grid_words=d.format.grid_words)
+
+
+def has_digits(d: Descriptor) -> bool:
+    """Whether narrow tiles of such weights and activations are multiplied as integers.
+
+    Not of f32: 24 bits below the largest of 256 activations miss its error bound (precision.py) on short rows.
+    """
+    return d.format.digit_columns > 0 and d.dtype is not Dtype.F32
