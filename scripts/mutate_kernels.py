@@ -99,7 +99,7 @@ TESTS = {
     "stream/copy.cuh": [*_STREAMED[:4], *_RING, *_STREAMED[4:]],
     "stream/halves.cuh": _STREAMED,
     "stream/integers.cuh": _DIGITS,
-    "stream/plain.cuh": _PLAIN,
+    "stream/plain.cuh": [*_PLAIN, *_RING],
     "stream/share.cuh": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2]],
     "stream/unit.cuh": [*_STREAMED[:4], *_RING, *_STREAMED[4:]],
     "tiles.cuh": [*_ORACLE, *_GROUPED, *_SUMS],

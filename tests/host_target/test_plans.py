@@ -261,8 +261,21 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
             Case("uniform", n_experts=2, n_rows=80, n_cols=1280, n_tokens=24, top_k=1, max_blocks=1),
             {"columns": 16, "n_row_tiles": 3},
         ),
+        (
+            "Q4_K",
+            Dtype.F16,
+            Case("uniform", n_experts=2, n_rows=20, n_cols=7168, top_k=1),
+            {"has_boxes": 1, "n_segments": 2},
+        ),
+        # Eight floats in the last chunk, and nothing copied behind them.
+        (
+            "F16",
+            Dtype.F16,
+            Case("uniform", n_experts=2, n_rows=3, n_cols=2056, top_k=1),
+            {"has_boxes": 0, "n_slices": 9},
+        ),
     ],
-    ids=["long-rows", "many-experts", "summing-in-turns"],
+    ids=["long-rows", "many-experts", "summing-in-turns", "boxes-of-half-a-row", "floats-end-in-a-chunk"],
 )
 def test_shapes_that_the_cases_have_not(name, dtype, case, wanted):
     case = replace(case, modes=TO_DISPATCHES)
