@@ -274,8 +274,16 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
             Case("uniform", n_experts=2, n_rows=3, n_cols=2056, top_k=1),
             {"has_boxes": 0, "n_slices": 9},
         ),
+        ("Q4_0", Dtype.F16, Case("uniform", n_experts=300, n_rows=3, n_cols=32, n_tokens=20), {"n_row_tiles": 1}),
     ],
-    ids=["long-rows", "many-experts", "summing-in-turns", "boxes-of-half-a-row", "floats-end-in-a-chunk"],
+    ids=[
+        "long-rows",
+        "many-experts",
+        "summing-in-turns",
+        "boxes-of-half-a-row",
+        "floats-end-in-a-chunk",
+        "ten-experts-a-lane",
+    ],
 )
 def test_shapes_that_the_cases_have_not(name, dtype, case, wanted):
     case = replace(case, modes=TO_DISPATCHES)
