@@ -4,20 +4,6 @@
 constexpr int32_t kMagic = 0x4B400000;  // added to an integer below 2^22, the float 3 * 2^22 + the integer
 constexpr float kMagicFloat = 12582912.0f;
 
-// Integers of Words * 16 weights times digits, added to `total`. A bias is a product of its own: subtracting it from each byte
-// takes longer.
-template <typename AnyOctet, int Words>
-DEVICE void multiply_codes(const uint32_t (&weights)[2 * Words], const uint32_t (&x)[Words], uint32_t bias,
-                           int32_t (&total)[4]) {
-    if constexpr (is_signed<AnyOctet>(0)) return mma_int8<int8_t>(total, weights, x, total);
-    mma_int8<uint8_t>(total, weights, x, total);
-    if (bias == 0) return;
-    uint32_t less[2 * Words];
-#pragma unroll
-    for (int i = 0; i < 2 * Words; ++i) less[i] = (-bias & 0xFF) * 0x01010101u;
-    mma_int8<int8_t>(total, less, x, total);
-}
-
 template <int SCALES>
 DEVICE uint32_t bias_of(const BiasedOctet<SCALES>& octet) {
     return static_cast<uint32_t>(octet.bias);
@@ -28,16 +14,39 @@ DEVICE uint32_t bias_of(const AnyOctet&) {
     return 0;
 }
 
-// Half an octet or a whole one of both rows, which share a scale, times the digits `x` of eight columns.
+// Half an octet or a whole one of both rows, Words words of each that share a scale, times the digits `x` of eight columns: the
+// integers, added to `total`. A bias is a product of its own: subtracting it from each byte takes longer.
+template <typename AnyOctet, int Words>
+DEVICE void multiply_codes(const AnyOctet& upper, const AnyOctet& lower, int group, const uint32_t (&x)[Words],
+                           int32_t (&total)[4]) {
+    const uint32_t all[4] = {upper.codes.lo, lower.codes.lo, upper.codes.hi, lower.codes.hi};
+    uint32_t words[2 * Words];
+#pragma unroll
+    for (int i = 0; i < 2 * Words; ++i) words[i] = all[2 * group + i];
+    if constexpr (is_signed<AnyOctet>(0)) return mma_int8<int8_t>(total, words, x, total);
+    mma_int8<uint8_t>(total, words, x, total);
+    const uint32_t bias = bias_of(upper);
+    if (bias == 0) return;
+#pragma unroll
+    for (int i = 0; i < 2 * Words; ++i) words[i] = (-bias & 0xFF) * 0x01010101u;
+    mma_int8<int8_t>(total, words, x, total);
+}
+
+// Adds integers above kMagic, times a factor for each row.
+DEVICE void add_scaled(const int32_t (&total)[4], float upper_factor, float lower_factor, float (&sums)[4]) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+        const float part = bits_to_float(static_cast<uint32_t>(total[c])) - kMagicFloat;
+        sums[c] = fused_multiply_add(c < 2 ? upper_factor : lower_factor, part, sums[c]);
+    }
+}
+
+// The same with their scales, which are integers or floats, added to `sums`.
 template <typename AnyOctet, int Words>
 DEVICE void multiply_group(const AnyOctet& upper, const AnyOctet& lower, int group, const uint32_t (&x)[Words],
                            int32_t (&sums)[4]) {
-    uint32_t weights[2 * Words];
-    const uint32_t all[4] = {upper.codes.lo, lower.codes.lo, upper.codes.hi, lower.codes.hi};
-#pragma unroll
-    for (int i = 0; i < 2 * Words; ++i) weights[i] = all[2 * group + i];
     int32_t total[4] = {};
-    multiply_codes<AnyOctet, Words>(weights, x, 0, total);
+    multiply_codes<AnyOctet, Words>(upper, lower, group, x, total);
 #pragma unroll
     for (int c = 0; c < 4; ++c) sums[c] += (c < 2 ? upper : lower).scale[group] * total[c];
 }
@@ -45,28 +54,16 @@ DEVICE void multiply_group(const AnyOctet& upper, const AnyOctet& lower, int gro
 template <typename AnyOctet, int Words>
 DEVICE void multiply_group(const AnyOctet& upper, const AnyOctet& lower, int group, const uint32_t (&x)[Words],
                            float (&sums)[4]) {
-    uint32_t weights[2 * Words];
-    const uint32_t all[4] = {upper.codes.lo, lower.codes.lo, upper.codes.hi, lower.codes.hi};
-#pragma unroll
-    for (int i = 0; i < 2 * Words; ++i) weights[i] = all[2 * group + i];
     int32_t total[4] = {kMagic, kMagic, kMagic, kMagic};
-    multiply_codes<AnyOctet, Words>(weights, x, bias_of(upper), total);
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-        const float part = bits_to_float(static_cast<uint32_t>(total[c])) - kMagicFloat;
-        sums[c] = fused_multiply_add((c < 2 ? upper : lower).scale[group], part, sums[c]);
-    }
+    multiply_codes<AnyOctet, Words>(upper, lower, group, x, total);
+    add_scaled(total, upper.scale[group], lower.scale[group], sums);
     if constexpr (AnyOctet::has_offset) {
+        uint32_t ones[2 * Words];
+        int32_t sum_of_x[4] = {kMagic, kMagic, kMagic, kMagic};
 #pragma unroll
-        for (int i = 0; i < 2 * Words; ++i) weights[i] = 0x01010101u;
-#pragma unroll
-        for (int c = 0; c < 4; ++c) total[c] = kMagic;
-        mma_int8<int8_t>(total, weights, x, total);
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-            const float part = bits_to_float(static_cast<uint32_t>(total[c])) - kMagicFloat;
-            sums[c] = fused_multiply_add((c < 2 ? upper : lower).offset[group], part, sums[c]);
-        }
+        for (int i = 0; i < 2 * Words; ++i) ones[i] = 0x01010101u;
+        mma_int8<int8_t>(sum_of_x, ones, x, sum_of_x);
+        add_scaled(sum_of_x, upper.offset[group], lower.offset[group], sums);
     }
 }
 
