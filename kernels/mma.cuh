@@ -38,6 +38,18 @@ DEVICE constexpr bool has_strips(...) {
 
 constexpr bool IS_FOLDED = !IS_INTEGER && has_strips<WeightFormat>(0);
 
+template <typename F>
+DEVICE constexpr auto has_quarters(int) -> decltype(sizeof(typename F::Quarters) > 0) {
+    return true;
+}
+
+template <typename F>
+DEVICE constexpr bool has_quarters(...) {
+    return false;
+}
+
+constexpr bool HAS_QUARTERS = IS_INTEGER && has_quarters<WeightFormat>(0);
+
 // How many pairs of offsets a strip has.
 template <typename Strip>
 DEVICE constexpr auto min_pairs(int) -> decltype(sizeof(Strip::mins) > 0, 0) {

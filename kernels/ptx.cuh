@@ -174,6 +174,15 @@ DEVICE int64_t quotient(int64_t a, int32_t b) {
     return a / b;
 }
 
+// The upper half of a product of 64 bits.
+DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) {
+#ifdef MMVQ_HOST
+    return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
+#else
+    return __umulhi(a, b);
+#endif
+}
+
 constexpr int kBoxUnit = 8;  // bytes of an element of a box; op/boxes.py says so too
 
 #ifdef MMVQ_HOST
@@ -194,6 +203,8 @@ void host_barrier_init(uint64_t* barrier, uint32_t n_arrivals, const char* file,
 void host_barrier_arrive(uint64_t* barrier, uint32_t expected_bytes, const char* file, int line);
 void host_barrier_expect(uint64_t* barrier, uint32_t bytes, const char* file, int line);
 void host_barrier_wait(uint64_t* barrier, uint32_t parity, const char* file, int line);
+void host_publish(int32_t* counter, int32_t value);
+int32_t host_await(const int32_t* counter, int32_t at_least, const char* file, int line);
 // Arrives some time later: at `barrier`, or (null) with the thread's group of copies.
 void host_copy(void* to, const void* from, uint32_t n_bytes, uint32_t alignment, uint64_t* barrier, const char* file,
                int line);
@@ -322,6 +333,11 @@ DEVICE void barrier_expect(uint64_t* barrier, uint32_t n_bytes, CALLER) {
 }
 
 DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity, CALLER) { host_barrier_wait(barrier, parity, file, line); }
+
+DEVICE void publish(int32_t* counter, int32_t value) { host_publish(counter, value); }
+DEVICE int32_t await(const int32_t* counter, int32_t at_least, CALLER) {
+    return host_await(counter, at_least, file, line);
+}
 
 // One arrival for all lanes: what each of them did before is done. (32 arrivals would come one after the other.)
 DEVICE void arrive_as_warp(uint64_t* barrier, CALLER) {
@@ -569,6 +585,24 @@ DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
                  "}" ::"r"(shared_address(barrier)),
                  "r"(parity)
                  : "memory");
+}
+
+// A counter in shared memory that grows: whoever sees a value sees what was done before it was published.
+DEVICE void publish(int32_t* counter, int32_t value) {
+    asm volatile("st.release.cta.shared::cta.b32 [%0], %1;" ::"r"(shared_address(counter)), "r"(value) : "memory");
+}
+
+// Waits until the counter is at least this; what it is.
+DEVICE int32_t await(const int32_t* counter, int32_t at_least) {
+    for (;;) {
+        int32_t value;
+        asm volatile("ld.acquire.cta.shared::cta.b32 %0, [%1];"
+                     : "=r"(value)
+                     : "r"(shared_address(counter))
+                     : "memory");
+        if (value >= at_least) return value;
+        __nanosleep(20);
+    }
 }
 
 // One arrival for all lanes: what each of them did before is done. (32 arrivals would come one after the other.)

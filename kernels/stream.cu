@@ -5,7 +5,7 @@
 //
 // Persistent: block b takes an equal, contiguous share of the items (tile of some dispatches of one expert) x (some rows),
 // so its activations stay in shared memory from item to item. A stage holds one segment of an item's rows. Three kinds of
-// warps work at their own pace: one copies (as many stages ahead as shared memory has room for), WARPS multiply, one or two sum up
+// warps work at their own pace: one copies (as many stages ahead as shared memory has room for), most multiply, one or two sum up
 // and store. A unit of multiplication is 16 rows x one slice (a run of chunks of 256 weights); units go around the warps in order,
 // from stage to stage, so that all get the same share.
 //
@@ -38,49 +38,41 @@ DEVICE void prefetch_inputs(const Problem& p) {
 
 // ---- The multiplying warps.
 
-// This warp's units of one stage.
-DEVICE void multiply_units(const Problem& p, const Shape& shape, const Shared& s, const Columns& columns,
-                           Place& place) {
-    float* const sums = s.sums + (place.item.number & 1) * shape.item_sums;
-    for (; place.unit < shape.units; place.unit += WARPS) {
-        const int32_t slice = place.segment * shape.slices + (place.unit >> shape.group_shift);
-        const int32_t row = 16 * (place.unit & (shape.row_groups - 1));
-        if (slice >= shape.n_slices) continue;
-        const int32_t offset = slice * shape.run * CHUNK_BYTES;
-        float* const target = sums + (slice * shape.rows + row) * SUM_STRIDE;
-        if constexpr (IS_PLAIN) multiply_plain_unit(p, shape, s, columns, place, offset, target);
-        else multiply_unit(Unit::of(p, shape, s, place), shape.run, s.grid, columns, offset, target);
-    }
-}
-
-// The share's items of one tile. Every warp comes to every stage and item, with a unit there or not: a barrier tells odd phases
-// from even ones only, so nobody may run ahead or fall behind by two.
-DEVICE void multiply_tile(const Problem& p, const Shape& shape, const Shared& s, const Share& share, int32_t tile_slot,
-                          Place& place) {
-    Item& item = place.item;
-    const Tile tile = item.tile;
-    const Columns columns = Columns::of(shape, s, tile_slot, count_of(shape, tile));
-    for (bool is_other_tile = false; !is_other_tile && item.number < share.n_items;) {
-        barrier_wait(s.summed + (item.number & 1), (item.number >> 1 & 1) ^ 1);
-        for (place.segment = 0; place.segment < shape.n_segments; ++place.segment) {
-            barrier_wait(s.full + place.slot, place.parity);
-            if (place.unit < shape.units) multiply_units(p, shape, s, columns, place);
-            place.unit -= shape.units;
-            arrive_as_warp(s.empty + place.slot);
-            if (++place.slot == shape.n_stages) place.slot = 0, place.parity ^= 1;
+// A warp's units of one tile, from `item`, its first of the share, on. Units go around the warps. A barrier tells odd phases from
+// even ones only, so a warp that has no unit in a while asks first how far the others are.
+DEVICE void multiply_tile(const Problem& p, const Shape& shape, const Shared& s, const Item& item, int32_t n_items,
+                          int32_t tile_slot, Place& place) {
+    const Columns columns = Columns::of(shape, s, tile_slot, count_of(shape, item.tile));
+    const int32_t end = min(n_items, item.number + shape.n_row_tiles - item.row_tile);
+    while (place.item < end) {
+        const Unit unit = Unit::of(shape, place);
+        const int32_t buffer = place.item & (shape.n_buffers - 1);
+        if (unit.stage >= place.n_issued) place.n_issued = await(s.n_issued, unit.stage + 1);
+        await(s.n_summed + buffer, place.item >> shape.buffer_shift);
+        barrier_wait(s.full + unit.slot, unit.parity);
+        const int32_t row_tile = item.row_tile + (place.item - item.number);
+        float* const target = s.sums + buffer * shape.item_sums + place.unit * (16 * SUM_STRIDE);
+        if constexpr (IS_PLAIN) multiply_plain_unit(p, shape, s, columns, unit, row_tile, target);
+        else multiply_unit(p, shape, s, columns, unit, item.tile.expert, row_tile, target);
+        warp_barrier();
+        if (lane_index() == 0) {
+            barrier_arrive(s.empty + unit.slot);
+            barrier_arrive(s.multiplied + buffer);
         }
-        arrive_as_warp(s.multiplied + (item.number & 1));
-        is_other_tile = advance(p, shape, item);
+        Place::advance(shape, place);
     }
 }
 
 DEVICE void multiply_items(const Problem& p, const Shape& shape, const Shared& s, const Share& share) {
-    Place place = {share.first, warp_index(), 0, 0, 0};
-    Item& item = place.item;
+    Place place = {0, warp_index() - shape.warps, 0};
+    Place::advance(shape, place);
+    Item item = share.first;
     while (item.number < share.n_items) {
         const int32_t n_tiles = stage_tiles(p, shape, share, item, s);
-        for (int32_t tile_slot = 0; tile_slot < n_tiles; ++tile_slot)
-            multiply_tile(p, shape, s, share, tile_slot, place);
+        for (int32_t tile_slot = 0; tile_slot < n_tiles; ++tile_slot) {
+            multiply_tile(p, shape, s, item, share.n_items, tile_slot, place);
+            skip_tile(p, shape, share, item);
+        }
     }
 }
 
@@ -91,14 +83,14 @@ DEVICE void multiply_items(const Problem& p, const Shape& shape, const Shared& s
 DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, const Share& share) {
     constexpr int VALUES = 4 / COLUMN_SLOTS;  // of a lane and eight mma columns
     constexpr float low = 1.0f / kLowPart;
-    const int32_t lane = lane_index(), half = lane & 1, mine = warp_index() - WARPS - 1;
+    const int32_t lane = lane_index(), half = lane & 1, mine = warp_index() - shape.warps - 1;
     int32_t count = 0;
     float factors[N_TILES][VALUES];
     int64_t places[N_TILES][VALUES];
     bool is_other_tile = true;
     for (Item item = share.first; item.number < share.n_items; is_other_tile |= advance(p, shape, item)) {
-        const int32_t buffer = item.number & 1;
-        if (SUMMING_WARPS == 2 && buffer != mine) continue;
+        if (SUMMING_WARPS == 2 && (item.number & 1) != mine) continue;
+        const int32_t buffer = item.number & (shape.n_buffers - 1), round = item.number >> shape.buffer_shift;
         const Tile tile = item.tile;
         if (is_other_tile) {
             is_other_tile = false;
@@ -114,7 +106,7 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
                 }
             }
         }
-        barrier_wait(s.multiplied + buffer, item.number >> 1 & 1);
+        barrier_wait(s.multiplied + buffer, round & 1);
         for (int32_t group = 0; group < shape.row_groups; ++group) {
             const int32_t in_item = 16 * group + lane / 2, row = item.row_tile * shape.rows + in_item;
             const float* const sums = s.sums + buffer * shape.item_sums + in_item * SUM_STRIDE + 4 * half;
@@ -142,7 +134,8 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
                 store(p, places[n], are_wanted, row, weighted);
             }
         }
-        arrive_as_warp(s.summed + buffer);
+        warp_barrier();
+        if (lane_index() == 0) publish(s.n_summed + buffer, round + 1);
     }
 }
 
@@ -157,19 +150,20 @@ DEVICE void copy_grid(const Shared& s) {
     }
 }
 
-KERNEL_BOUNDED(THREADS, 1)
+KERNEL_BOUNDED(MMVQ_THREADS, 1)
 stream(const GRID_CONSTANT Problem p, const GRID_CONSTANT Shape shape, const GRID_CONSTANT TensorMap map) {
     const Shared s = Shared::at(dynamic_shared(), shape);
     if (thread_index() == 0) {
         for (int32_t i = 0; i < shape.n_stages; ++i) {
             barrier_init(s.full + i, shape.has_boxes ? 1 : 32);
-            barrier_init(s.empty + i, WARPS);
+            barrier_init(s.empty + i, shape.units);
         }
-        for (int32_t i = 0; i < 2; ++i) {
-            barrier_init(s.multiplied + i, WARPS);
-            barrier_init(s.summed + i, 1);
+        for (int32_t i = 0; i < shape.n_buffers; ++i) {
+            barrier_init(s.multiplied + i, shape.item_units);
+            publish(s.n_summed + i, 0);
         }
-        barrier_init(s.staged, WARPS);
+        publish(s.n_issued, 0);
+        barrier_init(s.staged, shape.warps);
         barrier_init_done();
         if (shape.has_boxes) prefetch_map(map);
     }
@@ -181,7 +175,7 @@ stream(const GRID_CONSTANT Problem p, const GRID_CONSTANT Shape shape, const GRI
     start_overlapped();
     prefetch_inputs(p);
     const Share share = share_of_block(p, shape);
-    if (warp_index() < WARPS) multiply_items(p, shape, s, share);
-    else if (warp_index() == WARPS) copy_items(p, shape, map, s, share);
+    if (warp_index() < shape.warps) multiply_items(p, shape, s, share);
+    else if (warp_index() == shape.warps) copy_items(p, shape, map, s, share);
     else store_items(p, shape, s, share);
 }

@@ -63,7 +63,7 @@ _STREAMED = [
     *_products("NVFP4-f16", "MXFP4-bf16", "IQ4_XS-f16", "Q4_0-f16"),
 ]
 _PLAIN = _products("F16-f16", "F32-f32", "BF16-f32", "F16-bf16")
-_DIGITS = _products("Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f16", "Q5_1-bf16")
+_DIGITS = _products("Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f16", "Q5_1-bf16", "Q4_K-f16", "Q5_K-bf16")
 _FOLDED = _products(
     "Q4_K-f16", "Q3_K-f16", "IQ2_XXS-bf16", "Q5_K-f16", "NVFP4-f16", "Q2_K-f32", "IQ1_S-f16", "TQ2_0-f16"
 )
@@ -94,11 +94,12 @@ TESTS = {
     "ptx.cuh": [*_HELPERS, *_CODES, *_GROUPED[:3], *_ATOMIC, *_TARGET, *_SUMS, *_ORACLE, *_STREAMED[:4]],
     "scan.cu": ["tests/host_target/test_scan.py"],
     "stream.cu": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2]],
-    "stream/activations.cuh": [*_STREAMED, *_RING, *_PLAIN[:2]],
+    "stream/activations.cuh": [*_STREAMED, *_RING, *_PLAIN[:2], *_DIGITS[-2:]],
     "stream/chunk.cuh": [*_STREAMED, *_RING],
     "stream/copy.cuh": [*_STREAMED[:4], *_RING, *_STREAMED[4:]],
     "stream/halves.cuh": _STREAMED,
     "stream/integers.cuh": _DIGITS,
+    "stream/mins.cuh": _products("Q4_K-f16", "Q2_K-f16", "Q5_K-bf16"),
     "stream/plain.cuh": [*_PLAIN, *_RING],
     "stream/share.cuh": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2]],
     "stream/unit.cuh": [*_STREAMED[:4], *_RING, *_STREAMED[4:]],

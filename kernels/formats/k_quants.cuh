@@ -173,6 +173,12 @@ struct StripHead {
     }
 };
 
+// All scales of a block, a byte each.
+DEVICE void all_scales(uint4 head, uint32_t (&scales)[2]) {
+    scales[0] = head.y & 0x3F3F3F3Fu;
+    scales[1] = and_or(head.w, 0x0F0F0F0Fu, head.y >> 2 & 0x30303030u);
+}
+
 // w = (d * scale) * q - (dmin * min). Rows are 16-byte aligned.
 template <>
 struct Format<12> {  // Q4_K
@@ -221,6 +227,31 @@ struct Format<12> {  // Q4_K
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) {
         return 64 * t + 32 * (e / 4) + 4 * i + e % 4;
+    }
+
+    // High nibbles stay where they are: 16 times the code.
+    struct Quarters {
+        static constexpr int odd_shift = 4;
+        uint32_t scales[2], mins[1];
+        float d, dmin;
+    };
+
+    DEVICE Quarters quarters(const uint8_t* block, uint32_t t) {
+        const uint4 words = load<uint4>(block);
+        const StripHead head = StripHead::of(words, t);
+        Quarters all = {{}, {bytes_to_bfloat2(head.mins, 0, 1)}, head.d * (1.0f / 16), head.dmin};
+        all_scales(words, all.scales);
+        return all;
+    }
+
+    DEVICE void quarter(const Quarters&, const uint8_t* block, uint32_t t, int q, uint32_t (&codes)[2][2]) {
+        const uint2 words = load<uint2>(reinterpret_cast<const Block*>(block)->qs + 32 * q + 8 * t);
+        const uint32_t both[2] = {words.x, words.y};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            codes[0][i] = both[i] & 0x0F0F0F0Fu;
+            codes[1][i] = both[i] & 0xF0F0F0F0u;
+        }
     }
 };
 
@@ -286,6 +317,33 @@ struct Format<13> {  // Q5_K
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) {
         return 64 * t + 32 * (e / 4) + 4 * i + e % 4;
+    }
+
+    struct Quarters {
+        static constexpr int odd_shift = 0;
+        uint32_t scales[2], mins[1], fifth[2];
+        float d, dmin;
+    };
+
+    DEVICE Quarters quarters(const uint8_t* block, uint32_t t) {
+        const uint4 words = load<uint4>(block);
+        const StripHead head = StripHead::of(words, t);
+        const uint2 fifth = load<uint2>(reinterpret_cast<const Block*>(block)->qh + 8 * t);
+        Quarters all = {{}, {bytes_to_bfloat2(head.mins, 0, 1)}, {fifth.x, fifth.y}, head.d, head.dmin};
+        all_scales(words, all.scales);
+        return all;
+    }
+
+    DEVICE void quarter(const Quarters& all, const uint8_t* block, uint32_t t, int q, uint32_t (&codes)[2][2]) {
+        const uint2 words = load<uint2>(reinterpret_cast<const Block*>(block)->qs + 32 * q + 8 * t);
+        const uint32_t both[2] = {words.x, words.y};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const uint32_t even = q < 2 ? all.fifth[i] << (4 - 2 * q) : all.fifth[i] >> (2 * q - 4);
+            const uint32_t odd = q < 2 ? all.fifth[i] << (3 - 2 * q) : all.fifth[i] >> (2 * q - 3);
+            codes[0][i] = and_or(even, 0x10101010u, both[i] & 0x0F0F0F0Fu);
+            codes[1][i] = and_or(odd, 0x10101010u, both[i] >> 4 & 0x0F0F0F0Fu);
+        }
     }
 };
 

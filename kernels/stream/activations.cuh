@@ -25,6 +25,22 @@ DEVICE void stage_group_sums(uint8_t* chunk, const float (&x)[8], float wanted) 
     *reinterpret_cast<uint4*>(chunk + SUMS_AT + 16 * (4 * i + t)) = {words[0], words[1], words[2], words[3]};
 }
 
+// The same for digits, with the first of them: lane 4i + t has octet t of group i, and lane q of an mma finds groups 2q and 2q + 1.
+DEVICE void stage_digit_sums(uint8_t* target, const float (&x)[8], int32_t column_bytes) {
+    const int32_t t = lane_index() % 4, i = lane_index() / 4;
+    float sum = (x[0] + x[1] + (x[2] + x[3])) + (x[4] + x[5] + (x[6] + x[7]));
+    sum += shuffle_xor(sum, 1);
+    sum += shuffle_xor(sum, 2);
+    const float other = shuffle_xor(sum, 4);
+    if (i % 2 || t >= PARTS) return;
+    const float unit = t == 0 ? 1.0f / (kLowPart * kLowPart) : 0.0f;
+    const BfloatParts first = BfloatParts::of(sum * unit), second = BfloatParts::of(other * unit);
+    uint32_t words[4] = {};
+#pragma unroll
+    for (int part = 0; part < 3; ++part) words[part] = first.part[part] >> 16 | second.part[part];
+    *reinterpret_cast<uint4*>(target + t * column_bytes + SUMS_AT + 8 * i) = {words[0], words[1], words[2], words[3]};
+}
+
 // The digits of a chunk's activations: a lane's bytes of two steps of 32 lie together.
 DEVICE void stage_digits(const float (&x)[8], uint8_t* target, int32_t column_bytes) {
     uint2 digits[PARTS];
@@ -34,6 +50,7 @@ DEVICE void stage_digits(const float (&x)[8], uint8_t* target, int32_t column_by
     for (int part = 0; part < PARTS; ++part) {
         *reinterpret_cast<uint2*>(target + part * column_bytes + step_place(step) + 16 * t) = digits[part];
     }
+    if constexpr (MIN_GROUPS > 0) stage_digit_sums(target, x, column_bytes);
 }
 
 // A chunk of one dispatch's activations becomes f16 parts or digits, by a warp: lane 4i + t has octet i of lane t. `target` is the chunk's
@@ -87,15 +104,15 @@ DEVICE int32_t stage_tiles(const Problem& p, const Shape& shape, const Share& sh
     const int32_t n_first = count_of(shape, first), n_columns = n_first + count_of(shape, second);
     const bool whole_vectors = rows_are_whole_vectors(p.activations, p.n_cols);
     const int32_t n_chunks = shape.n_chunks;
-    named_barrier(1, 32 * WARPS);  // all are past the last use of the old columns
+    named_barrier(1, 32 * shape.warps);  // all are past the last use of the old columns
     const int32_t n = n_columns * n_chunks;
     constexpr int AT_ONCE = 4;  // loads on their way
-    for (int32_t begin = warp_index(); begin < n; begin += AT_ONCE * WARPS) {
+    for (int32_t begin = warp_index(); begin < n; begin += AT_ONCE * shape.warps) {
         Element octets[AT_ONCE][8];
         uint8_t* targets[AT_ONCE];
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
-            const int32_t number = min(begin + i * WARPS, n - 1);
+            const int32_t number = min(begin + i * shape.warps, n - 1);
             const int32_t column = static_cast<int32_t>(static_cast<int64_t>(number) * shape.chunk_inverse >> 30);
             const int32_t chunk = number - column * n_chunks;
             const bool is_first = column < n_first;
@@ -109,11 +126,11 @@ DEVICE int32_t stage_tiles(const Problem& p, const Shape& shape, const Share& sh
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
-            if (begin + i * WARPS < n) stage_chunk(octets[i], targets[i], shape.column_bytes);
+            if (begin + i * shape.warps < n) stage_chunk(octets[i], targets[i], shape.column_bytes);
         }
     }
     if (item.number == 0) arrive_as_warp(s.staged);
-    named_barrier(1, 32 * WARPS);
+    named_barrier(1, 32 * shape.warps);
     return are_two ? 2 : 1;
 }
 

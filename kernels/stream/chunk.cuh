@@ -57,6 +57,7 @@ DEVICE void multiply_chunk(const uint8_t* upper, const uint8_t* lower, const uin
                            const Columns& columns, int32_t offset, float (&sums)[N_TILES][4]) {
     float of_chunk[N_TILES][4] = {};
     if constexpr (IS_FOLDED) multiply_strips(upper, lower, grid, n_weights, columns, offset, of_chunk);
+    else if constexpr (HAS_QUARTERS) multiply_quarters(upper, lower, columns, offset, of_chunk);
     else if constexpr (!IS_PLAIN) multiply_steps(upper, lower, n_weights, columns, offset, of_chunk);
 #pragma unroll
     for (int n = 0; n < N_TILES; ++n) {

@@ -38,6 +38,11 @@ DEVICE void copy_segment(const Problem& p, const Shape& shape, Tile tile, int32_
     barrier_arrive(full);
 }
 
+// Units that a stage from `weight` on has not, because rows end in it: nobody else says that they are done.
+DEVICE int32_t missing(const Shape& shape, int32_t weight, int32_t n_cols) {
+    return weight + shape.segment < n_cols ? 0 : shape.n_segments * shape.units - shape.item_units;
+}
+
 // As many stages ahead as there is room; but the first activations, which multiplication waits for, come before most weights:
 // they would queue up behind all that is on its way.
 DEVICE void copy_items(const Problem& p, const Shape& shape, const TensorMap& map, const Shared& s,
@@ -50,6 +55,10 @@ DEVICE void copy_items(const Problem& p, const Shape& shape, const TensorMap& ma
         for (int32_t weight = 0; weight < p.n_cols; weight += shape.segment) {
             if (n_copied++ == shape.early_stages) barrier_wait(s.staged, 0);
             barrier_wait(s.empty + stage, parity);
+            if (lane_index() == 0) {
+                publish(s.n_issued, n_copied);
+                for (int32_t i = missing(shape, weight, p.n_cols); i > 0; --i) barrier_arrive(s.empty + stage);
+            }
             uint8_t* const target = s.stages + stage * shape.stage_bytes;
             if (!shape.has_boxes) {
                 copy_segment(p, shape, tile, first_row, weight, target, s.full + stage);

@@ -1,5 +1,5 @@
 // Products of f16: codes whose scales go on the sums, or strips that have them folded in.
-#include "stream/activations.cuh"
+#include "stream/mins.cuh"
 
 // 32 weights of rows g and g + 8 (g = lane / 4) times the tile's columns, added to `sums`; each lane has unpacked one octet
 // of each row. `x` lies `offset` bytes from the start of its columns.
@@ -35,31 +35,6 @@ DEVICE void multiply_step(AnyOctet upper, AnyOctet lower, const Columns& columns
                 add(total, upper.offset[group], lower.offset[group]);
             }
         }
-    }
-}
-
-// The offsets of a chunk: the mins, as a matrix of 16 rows, times the sums of the groups' activations.
-template <typename Strip>
-DEVICE void subtract_mins(const Strip& upper, const Strip& lower, const Columns& columns, int32_t offset,
-                          float (&sums)[N_TILES][4]) {
-    constexpr int last = MIN_PAIRS - 1;
-    const uint32_t mins[4] = {upper.mins[0], lower.mins[0], upper.mins[last], lower.mins[last]};
-    const float factors[2] = {-upper.dmin, -lower.dmin};
-#pragma unroll
-    for (int n = 0; n < N_TILES; ++n) {
-        const uint4 x = load<uint4>(columns.start[n] + offset + SUMS_AT);
-        float total[4];
-        if constexpr (MIN_PAIRS == 1) {
-            mma_bf16(total, mins, {x.x, x.y}, {0.0f, 0.0f, 0.0f, 0.0f});
-            mma_bf16(total, mins, {x.z, 0}, total);
-        } else {
-            const uint4 rest = load<uint4>(columns.start[n] + offset + SUMS_AT + 64);
-            mma_bf16(total, mins, {x.x, rest.x}, {0.0f, 0.0f, 0.0f, 0.0f});
-            mma_bf16(total, mins, {x.y, rest.y}, total);
-            mma_bf16(total, mins, {x.z, rest.z}, total);
-        }
-#pragma unroll
-        for (int c = 0; c < 4; ++c) sums[n][c] = fused_multiply_add(factors[c / 2], total[c], sums[n][c]);
     }
 }
 

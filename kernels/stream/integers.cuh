@@ -1,5 +1,5 @@
 // Products of integers of 8 bits: codes times the digits of activations.
-#include "stream/activations.cuh"
+#include "stream/mins.cuh"
 
 constexpr int32_t kMagic = 0x4B400000;  // added to an integer below 2^22, the float 3 * 2^22 + the integer
 constexpr float kMagicFloat = 12582912.0f;
@@ -82,4 +82,45 @@ DEVICE void multiply_integers(const AnyOctet& upper, const AnyOctet& lower, cons
             multiply_group<AnyOctet, WORDS>(upper, lower, 1, {x.y}, sums[n]);
         }
     }
+}
+
+// Up to 256 weights of both rows, quarter by quarter, in groups of 32 that have an integer scale.
+template <typename F = WeightFormat>
+DEVICE void multiply_quarters(const uint8_t* upper, const uint8_t* lower, const Columns& columns, int32_t offset,
+                              float (&sums)[N_TILES][4]) {
+    const uint32_t t = lane_index() & 3;
+    const auto first = F::quarters(upper, t), second = F::quarters(lower, t);
+    int32_t totals[2][N_TILES][4] = {};  // of even and odd groups
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+        uint32_t above[2][2], below[2][2];
+        F::quarter(first, upper, t, q, above);
+        F::quarter(second, lower, t, q, below);
+#pragma unroll
+        for (int n = 0; n < N_TILES; ++n) {
+            const uint4 x = load<uint4>(columns.start[n] + offset + step_place(2 * q));
+            const uint32_t digits[2][2] = {{x.x, x.y}, {x.z, x.w}};
+#pragma unroll
+            for (int odd = 0; odd < 2; ++odd) {
+                int32_t total[4];
+                mma_int8<uint8_t>(total, {above[odd][0], below[odd][0], above[odd][1], below[odd][1]}, digits[odd],
+                                  {0, 0, 0, 0});
+#pragma unroll
+                for (int c = 0; c < 4; ++c) {
+                    const uint32_t scales = (c < 2 ? first : second).scales[q / 2];
+                    totals[odd][n][c] +=
+                        static_cast<int32_t>(byte_permute(scales, 0, 0x4440u | (2 * q + odd) % 4)) * total[c];
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < N_TILES; ++n) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+            const int32_t total = totals[0][n][c] * (1 << F::Quarters::odd_shift) + totals[1][n][c];
+            sums[n][c] = int_to_float(total) * (c < 2 ? first.d : second.d);
+        }
+    }
+    subtract_mins(first, second, columns, offset, sums);
 }

@@ -103,15 +103,14 @@ DEVICE void multiply_all_columns(const PlainUnit& unit) {
 // far as registers go.
 template <typename F = WeightFormat>
 DEVICE void multiply_plain_unit(const Problem& p, const Shape& shape, const Shared& s, const Columns& columns,
-                                const Place& place, int32_t offset, float* target) {
+                                const Unit& where, int32_t row_tile, float* target) {
     constexpr int ROWS = 16 / sizeof(typename F::Block);
-    const int32_t slice = place.unit >> shape.group_shift, group = place.unit & (shape.row_groups - 1);
-    const PlainUnit unit = {s.stages + place.slot * shape.stage_bytes + slice * shape.packed_slice,
-                            columns.all + offset,
-                            16 * group,
-                            min(shape.rows, p.n_rows_per_expert - place.item.row_tile * shape.rows) - 1,
+    const PlainUnit unit = {s.stages + where.slot * shape.stage_bytes + where.in_slot,
+                            columns.all + where.slice * shape.slice_columns,
+                            16 * where.group,
+                            min(shape.rows, p.n_rows_per_expert - row_tile * shape.rows) - 1,
                             shape.row_slot,
-                            p.n_cols - place.segment * shape.segment - slice * shape.slice,
+                            p.n_cols - where.slice * shape.slice,
                             columns.bytes,
                             columns.last + 1,
                             shape.run,

@@ -2,11 +2,9 @@
 #include "mma.cuh"
 
 constexpr int N_TILES = MMVQ_COLUMN_TILES;         // of 8 mma columns
-constexpr int WARPS = MMVQ_WARPS;                  // that multiply
 constexpr int SUMMING_WARPS = MMVQ_SUMMING_WARPS;  // 1, or 2 that take turns
 constexpr int MIN_GROUPS = MMVQ_MIN_GROUPS;        // of 256 weights, where the format has Mins; else 0
-constexpr int THREADS = 32 * (WARPS + 1 + SUMMING_WARPS);
-constexpr int MAX_STAGES = 8;
+constexpr int MAX_STAGES = 8, MAX_BUFFERS = 8;
 constexpr int CHUNK = 256;
 
 constexpr int COLUMN_SLOTS =
@@ -23,38 +21,47 @@ constexpr int SUMS_AT = (IS_INTEGER ? 1
 constexpr int GRID_WORDS = MMVQ_GRID_WORDS;  // of the format's codebook, if strips look it up
 static_assert(CHUNK % MMVQ_BLOCK_SIZE == 0, "chunks are whole blocks");
 static_assert(!IS_PLAIN || N_TILES == 1, "floats are multiplied eight columns at a time");
-static_assert(IS_FOLDED || (MIN_GROUPS == 0 && GRID_WORDS == 0), "only strips have such");
+static_assert(IS_FOLDED || GRID_WORDS == 0, "only strips have such");
+static_assert(IS_FOLDED || HAS_QUARTERS || MIN_GROUPS == 0, "only strips and quarters have such");
 
 // How the plan cuts a problem (op/stream.py computes and explains it): by value beside the problem, so that one kernel serves
 // all sizes and every figure is read from constant memory.
 struct Shape {
-    int32_t columns;         // dispatches per tile, at most 8 * N_TILES / COLUMN_SLOTS, a power of two
-    int32_t column_shift;    // log2(columns)
-    int32_t tile_slots;      // tiles whose activations are kept, 1 or 2
-    int32_t row_groups;      // of 16 rows per item, a power of two
-    int32_t group_shift;     // log2(row_groups)
-    int32_t rows;            // per item
-    int32_t n_row_tiles;     // items per tile
-    int32_t run;             // chunks per slice
-    int32_t slice;           // weights of a row
-    int32_t packed_slice;    // bytes
-    int32_t n_slices;        // per row
-    int32_t n_chunks;        // per row
-    int32_t chunk_inverse;   // 2^30 / n_chunks, rounded up: divides what is below 2^30 / n_chunks
-    int32_t slices;          // per stage
-    int32_t units;           // per stage
-    int32_t segment;         // weights of a row per stage, whole slices
-    int32_t n_segments;      // per row
-    int32_t packed_segment;  // bytes
-    int32_t row_slot;        // bytes from row to row in a stage
-    int32_t copy_rows;       // with one copy: an item's, or 1; a power of two
-    int32_t has_boxes;       // 1 where an item's rows are one box
+    int32_t warps;            // that multiply
+    int32_t columns;          // dispatches per tile, at most 8 * N_TILES / COLUMN_SLOTS, a power of two
+    int32_t column_shift;     // log2(columns)
+    int32_t tile_slots;       // tiles whose activations are kept, 1 or 2
+    int32_t row_groups;       // of 16 rows per item, a power of two
+    int32_t group_shift;      // log2(row_groups)
+    int32_t rows;             // per item
+    int32_t n_row_tiles;      // items per tile
+    int32_t run;              // chunks per slice
+    int32_t slice_columns;    // bytes of a column
+    int32_t row_columns;      // of whole rows
+    int32_t slice;            // weights of a row
+    int32_t packed_slice;     // bytes
+    int32_t n_slices;         // per row
+    int32_t n_chunks;         // per row
+    int32_t chunk_inverse;    // 2^30 / n_chunks, rounded up: divides what is below 2^30 / n_chunks
+    int32_t slices;           // per stage
+    int32_t units;            // per stage
+    int32_t item_units;       // per item, without those past the row's end
+    int32_t segment;          // weights of a row per stage, whole slices
+    int32_t n_segments;       // per row
+    int32_t segment_inverse;  // 2^8 / slices, rounded up: divides what is below n_slices
+    int32_t packed_segment;   // bytes
+    int32_t row_slot;         // bytes from row to row in a stage
+    int32_t copy_rows;        // with one copy: an item's, or 1; a power of two
+    int32_t has_boxes;        // 1 where an item's rows are one box
     int32_t stage_bytes;
     int32_t n_stages;
-    int32_t early_stages;  // copied before the first activations are there
-    int32_t column_bytes;  // of one 16-bit activation column
-    int32_t item_sums;     // floats of an item's unfinished sums [n_slices][rows][SUM_STRIDE]
-    int32_t sums_at;       // where the parts of dynamic shared memory start, in bytes
+    int32_t stage_inverse;  // 2^32 / n_stages, rounded up: divides what is below 2^29
+    int32_t early_stages;   // copied before the first activations are there
+    int32_t column_bytes;   // of one 16-bit activation column
+    int32_t item_sums;      // floats of an item's unfinished sums [n_slices][rows][SUM_STRIDE]
+    int32_t n_buffers;      // of such sums, a power of two
+    int32_t buffer_shift;   // log2(n_buffers)
+    int32_t sums_at;        // where the parts of dynamic shared memory start, in bytes
     int32_t columns_at;
     int32_t stages_at;
     int32_t grid_at;
@@ -109,14 +116,22 @@ DEVICE bool advance(const Problem& p, const Shape& shape, Item& item) {
     return true;
 }
 
+// On to the first item of the next tile, where the share has one.
+DEVICE void skip_tile(const Problem& p, const Shape& shape, const Share& share, Item& item) {
+    item.number += shape.n_row_tiles - item.row_tile;
+    item.row_tile = 0;
+    if (item.number < share.n_items) item.tile = next_tile(p, shape, item.tile);
+}
+
 // Everything in dynamic shared memory, in this order.
 struct Shared {
     uint64_t* full;        // [MAX_STAGES] of copying
     uint64_t* empty;       // [MAX_STAGES]
-    uint64_t* multiplied;  // [2] of an item
-    uint64_t* summed;      // [2]
+    uint64_t* multiplied;  // [MAX_BUFFERS] of an item
     uint64_t* staged;      // [1], the first activations
-    float* sums;           // [2][item_sums]
+    int32_t* n_summed;     // [MAX_BUFFERS], items
+    int32_t* n_issued;     // [1], stages whose copies have been asked for
+    float* sums;           // [n_buffers][item_sums]
     uint8_t* columns;      // [tile_slots][columns * PARTS] of column_bytes
     uint8_t* stages;       // [n_stages][rows][row_slot]
     uint8_t* grid;         // [GRID_WORDS] of 32 bits
@@ -126,8 +141,9 @@ struct Shared {
         s.full = reinterpret_cast<uint64_t*>(keep_in_register(base));
         s.empty = s.full + MAX_STAGES;
         s.multiplied = s.empty + MAX_STAGES;
-        s.summed = s.multiplied + 2;
-        s.staged = s.summed + 2;
+        s.staged = s.multiplied + MAX_BUFFERS;
+        s.n_summed = reinterpret_cast<int32_t*>(s.staged + 1);
+        s.n_issued = s.n_summed + MAX_BUFFERS;
         s.sums = reinterpret_cast<float*>(base + shape.sums_at);
         s.columns = base + shape.columns_at;
         s.stages = base + shape.stages_at;

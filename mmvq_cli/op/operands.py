@@ -25,7 +25,7 @@ class Operands:
     grid_words: int = 0
 
 
-DIGITS = Operands(parts=3, slots=4, element_bytes=1, is_scaled=True, digits=3)
+_DIGITS = Operands(parts=3, slots=4, element_bytes=1, is_scaled=True, digits=3)
 _HALVES = {
     Dtype.F32: Operands(parts=2, slots=2, element_bytes=2, is_scaled=True, digits=0),
     Dtype.F16: Operands(parts=1, slots=1, element_bytes=2, is_scaled=False, digits=0),
@@ -39,6 +39,11 @@ def operands_of(d: Descriptor) -> Operands:
     if d.format.is_float:
         return _PLAIN[d.dtype]
     return replace(_HALVES[d.dtype], min_groups=d.format.min_groups, grid_words=d.format.grid_words)
+
+
+def digits_of(d: Descriptor) -> Operands:
+    """The operands of narrow tiles, where `has_digits`."""
+    return replace(_DIGITS, min_groups=d.format.min_groups)
 
 
 def has_digits(d: Descriptor) -> bool:

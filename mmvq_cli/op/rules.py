@@ -175,14 +175,15 @@ def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Pr
 
 
 def _stream(d: Descriptor, device: Device, shape: StreamShape) -> Launch:
-    # Persistent: one block per multiprocessor, and never more than there are items.
+    # Persistent: as many blocks as multiprocessors have room for, and never more than there are items.
+    n_blocks = device.sm_count * shape.block.per_multiprocessor
     items = min(d.m_total, d.n_experts + d.m_total // shape.columns) * -(-d.n_rows_per_expert // shape.rows)
     return Launch(
         "stream",
         "stream.cu",
         (*format_defines(d), *shape.defines),
-        (max(1, min(device.sm_count, items)), 1, 1),
-        (shape.threads, 1, 1),
+        (max(1, min(n_blocks, items)), 1, 1),
+        (shape.block.threads, 1, 1),
         shape.shared_bytes,
         shape.values,
         shape.boxes,

@@ -11,36 +11,35 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mmvq_cli.op.block import Block, blocks_for
 from mmvq_cli.op.boxes import LONGEST_ROW, UNIT, Boxes, can_box, find_boxes
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
-from mmvq_cli.op.operands import DIGITS, Operands, has_digits, operands_of
+from mmvq_cli.op.operands import Operands, digits_of, has_digits, operands_of
 
 _OCTET = 8  # neighbouring floats that a lane reads
 _CHUNK = 256  # weights of a row that one warp takes at a time
 _MAX_SLICES = 14  # of a row: what one item's sums have room for, and one for each warp
+_FEW_CHUNKS, _FEW_SLICES = 12, 4  # rows of up to so many chunks are cut into fewer: each takes some 90 instructions
+_SHORTEST_RUN = 2  # chunks of a slice
+_WHOLE_CHUNKS = 3  # rows that are not cut
 _MAX_STAGES = 8
+_MAX_BUFFERS = 8
+_MAX_SUMS_BYTES = 24 * 1024  # of more than two items
 _MIN_STAGES = 3
-_WARPS = {1: 14, 2: 12}  # that multiply, by column tiles: more tiles need more registers
-_PLAIN_WARPS = 12  # for floats, which are multiplied in more registers
-_MIN_UNITS = 7  # of an item: about half as many as warps, so that they have something to share
-_SUMMING_WARPS = {1: 1, 2: 2}  # that sum up; two take turns: wide tiles have more to add and store
-_COPYING_WARPS = 1
+_MIN_UNITS = 4  # of an item: with fewer a block would be at many items at once
 _MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
 _WIDTHS = (1, 2, 4, 8, 16)  # dispatches per tile
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
 _SECOND_TILE_BYTES = 20 * 1024  # activations of a tile up to which there is room for two
-_EARLY_BYTES = 32 * 1024  # packed bytes on their way before the first activations, which would queue up behind more
+_EARLY_BYTES = 76 * 1024  # packed bytes on their way before the first activations, which would queue up behind more
 _SHORT_ROW, _SHORT_ROW_BYTES = 1536, 700  # weights or packed bytes up to which an item's rows are copied together
 _ROUNDING_BYTES = 32  # that the first and the last line of such a copy may have besides
 _RING_BYTES = 32 * 1024  # packed bytes of all stages that several row groups must leave room for
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
 
-# Dynamic shared memory of a block after opting in, in bytes, by compute capability (CUDA programming guide).
-_SHARED_BYTES = {(9, 0): 232_448, (10, 0): 232_448}
-_SHARED_BYTES_ELSEWHERE = 101_376
-
 _SHAPE = (
+    "warps",
     "columns",
     "column_shift",
     "tile_slots",
@@ -49,6 +48,8 @@ _SHAPE = (
     "rows",
     "n_row_tiles",
     "run",
+    "slice_columns",
+    "row_columns",
     "slice",
     "packed_slice",
     "n_slices",
@@ -56,17 +57,22 @@ _SHAPE = (
     "chunk_inverse",
     "slices",
     "units",
+    "item_units",
     "segment",
     "n_segments",
+    "segment_inverse",
     "packed_segment",
     "row_slot",
     "copy_rows",
     "has_boxes",
     "stage_bytes",
     "n_stages",
+    "stage_inverse",
     "early_stages",
     "column_bytes",
     "item_sums",
+    "n_buffers",
+    "buffer_shift",
     "sums_at",
     "columns_at",
     "stages_at",
@@ -97,7 +103,7 @@ class StreamShape:
     values: tuple[tuple[str, int], ...]
     operands: Operands
     column_tiles: int
-    warps: int
+    block: Block
     shared_bytes: int
     boxes: Boxes | None
 
@@ -109,11 +115,6 @@ class StreamShape:
             raise AttributeError(name) from None
 
     @property
-    def threads(self) -> int:
-        """Threads of a block."""
-        return 32 * (self.warps + _COPYING_WARPS + _SUMMING_WARPS[self.column_tiles])
-
-    @property
     def defines(self) -> tuple[tuple[str, int], ...]:
         """The compile-time values."""
         return (
@@ -121,8 +122,8 @@ class StreamShape:
             ("MMVQ_DIGITS", self.operands.digits),
             ("MMVQ_GRID_WORDS", self.operands.grid_words),
             ("MMVQ_MIN_GROUPS", self.operands.min_groups),
-            ("MMVQ_SUMMING_WARPS", _SUMMING_WARPS[self.column_tiles]),
-            ("MMVQ_WARPS", self.warps),
+            ("MMVQ_SUMMING_WARPS", self.block.summing_warps),
+            ("MMVQ_THREADS", self.block.max_threads),
         )
 
 
@@ -144,7 +145,7 @@ def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
     if not _can_stream(d, device) or not has_digits(d):
         return None
     width = _wanted_widths(d)[-1]
-    return _fill(d, DIGITS, width, device) if width <= d.format.digit_columns else None
+    return _fill(d, digits_of(d), width, device) if width <= d.format.digit_columns else None
 
 
 def _can_stream(d: Descriptor, device: Device) -> bool:
@@ -168,63 +169,81 @@ def dispatches_per_touched_expert(d: Descriptor) -> float:
 
 
 def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
-    """The rows and the segment for this width, and as many stages as fit; None below `_MIN_STAGES`."""
-    limit = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
-    tiles = _column_tiles(operands, columns)
-    warps = _PLAIN_WARPS if d.format.is_float else _WARPS[tiles]
+    """The block, the rows and the segment for this width; boxes before other copies."""
+    for block in blocks_for(d, _column_tiles(operands, columns), device):
+        for needs_boxes in (True, False):
+            shape = _fill_block(d, operands, columns, block, device.sm_count, needs_boxes)
+            if shape is not None:
+                return shape
+    return None
+
+
+def _fill_block(
+    d: Descriptor, operands: Operands, columns: int, block: Block, sm_count: int, needs_boxes: bool
+) -> StreamShape | None:
+    """The same for this block, and as many stages as fit; None below `_MIN_STAGES`."""
+    if needs_boxes and not can_box(d):
+        return None
     _, _, n_slices = _slicing(d)
-    for row_groups in _row_groups(d, columns, device.sm_count, n_slices):
+    for row_groups in _row_groups(d, columns, block, sm_count, n_slices):
         for n_segments in range(1, n_slices + 1):
-            slices = -(-n_slices // n_segments)
-            shape, stages_at, boxes = _layout(d, operands, columns, row_groups, slices)
-            if boxes is None and can_box(d) and shape["packed_segment"] < LONGEST_ROW:
-                continue  # other segments have some
-            room, stage_bytes = limit - stages_at, shape["stage_bytes"]
+            shape, stages_at, boxes = _layout(d, operands, columns, block, row_groups, -(-n_slices // n_segments))
+            if needs_boxes and boxes is None:
+                continue
+            room, stage_bytes = block.shared_bytes - stages_at, shape["stage_bytes"]
             n_stages = min(room // stage_bytes, _MAX_STAGES)
-            if row_groups > 1 and n_stages * stage_bytes < _RING_BYTES:
+            if row_groups > 1 and n_stages * stage_bytes < block.share(_RING_BYTES):
                 continue  # fewer rows have smaller sums
-            most = room if shape["copy_rows"] > 1 else max(_STAGE_BYTES, room // 4)
+            is_smallest = row_groups == 1 and shape["slices"] == 1
+            most = room if shape["copy_rows"] > 1 or is_smallest else max(block.share(_STAGE_BYTES), room // 4)
             if n_stages >= _MIN_STAGES and stage_bytes <= most:
                 shape["n_stages"] = n_stages
-                shape["early_stages"] = min(n_stages, max(1, _EARLY_BYTES // stage_bytes))
+                shape["stage_inverse"] = -(-(2**32) // n_stages)
+                shape["early_stages"] = min(n_stages, max(1, block.share(_EARLY_BYTES) // stage_bytes))
                 values = tuple((name, shape[name]) for name in _SHAPE)
                 shared = stages_at + n_stages * stage_bytes
-                return StreamShape(values, operands, tiles, warps, shared, boxes)
+                return StreamShape(values, operands, _column_tiles(operands, columns), block, shared, boxes)
     return None
 
 
 def _slicing(d: Descriptor) -> tuple[int, int, int]:
     """Chunks of a row, chunks of a slice, slices of a row."""
     n_chunks = -(-d.n_cols // _CHUNK)
-    run = -(-n_chunks // _MAX_SLICES)
+    is_short = n_chunks <= _FEW_CHUNKS and _SHORTEST_RUN * d.format.row_bytes(_CHUNK) < LONGEST_ROW  # longer: no boxes
+    if is_short and n_chunks <= _WHOLE_CHUNKS:
+        return n_chunks, n_chunks, 1
+    run = max(_SHORTEST_RUN, -(-n_chunks // (_FEW_SLICES if is_short else _MAX_SLICES)))
     return n_chunks, run, -(-n_chunks // run)
 
 
 def _layout(
-    d: Descriptor, operands: Operands, columns: int, row_groups: int, slices: int
+    d: Descriptor, operands: Operands, columns: int, block: Block, row_groups: int, slices: int
 ) -> tuple[dict[str, int], int, Boxes | None]:
     """The kernel's Shape but for its n_stages, the bytes of shared memory before the stages, and boxes if there are."""
     n_chunks, run, n_slices = _slicing(d)
     rows, segment = 16 * row_groups, slices * run * _CHUNK
     packed_segment = d.format.row_bytes(min(segment, _round_up(d.n_cols, d.format.block_size)))
-    boxes = find_boxes(d, rows, packed_segment, _box_slot(d, packed_segment))
+    boxes = find_boxes(d, rows, packed_segment, _box_slot(d, operands, packed_segment))
     are_copied_together = boxes is None and slices == n_slices and _are_short(d)
     if boxes:
         row_slot = boxes.box_width * UNIT
     else:
-        row_slot = d.format.row_bytes(d.n_cols) if are_copied_together else _row_slot(d, packed_segment)
+        row_slot = d.format.row_bytes(d.n_cols) if are_copied_together else _row_slot(d, operands, packed_segment)
     stage_bytes = rows * row_slot + (_ROUNDING_BYTES if are_copied_together else 0)
     # Activations, four 16-bit parts of each group's sum, the power of two that scales all but f16.
     chunk_bytes = operands.element_bytes * _CHUNK + 8 * operands.min_groups + (16 if operands.is_scaled else 0)
     column_bytes = (n_chunks * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
     item_sums = n_slices * rows * 8 * _column_tiles(operands, columns)
-    grid_at = _round_up(8 * (2 * _MAX_STAGES + 5), 16)  # behind the barriers
+    n_buffers = _n_buffers(n_slices * row_groups, block, item_sums)
+    # Behind barriers of 8 bytes and counters of 4: of stages, of buffers, and the first activations' and stages'.
+    grid_at = _round_up(16 * _MAX_STAGES + 12 * _MAX_BUFFERS + 8 + 4, 16)
     sums_at = _round_up(grid_at + 4 * operands.grid_words, 16)
-    columns_at = _round_up(sums_at + 2 * 4 * item_sums, 128)
+    columns_at = _round_up(sums_at + n_buffers * 4 * item_sums, 128)
     tile_bytes = columns * operands.parts * column_bytes
-    tile_slots = 2 if tile_bytes <= _SECOND_TILE_BYTES else 1
+    tile_slots = 2 if tile_bytes <= block.share(_SECOND_TILE_BYTES) else 1
     stages_at = _round_up(columns_at + tile_slots * tile_bytes, 128)
     shape = {
+        "warps": block.warps,
         "columns": columns,
         "column_shift": columns.bit_length() - 1,
         "tile_slots": tile_slots,
@@ -233,6 +252,8 @@ def _layout(
         "rows": rows,
         "n_row_tiles": -(-d.n_rows_per_expert // rows),
         "run": run,
+        "slice_columns": run * chunk_bytes,
+        "row_columns": n_chunks * chunk_bytes,
         "slice": run * _CHUNK,
         "packed_slice": d.format.row_bytes(run * _CHUNK),
         "n_slices": n_slices,
@@ -240,8 +261,10 @@ def _layout(
         "chunk_inverse": -(-(2**30) // n_chunks),
         "slices": slices,
         "units": slices * row_groups,
+        "item_units": n_slices * row_groups,
         "segment": segment,
         "n_segments": -(-d.n_cols // segment),
+        "segment_inverse": -(-(2**8) // slices),
         "packed_segment": packed_segment,
         "row_slot": row_slot,
         "copy_rows": rows if are_copied_together else 1,
@@ -249,6 +272,8 @@ def _layout(
         "stage_bytes": _round_up(stage_bytes, 128),
         "column_bytes": column_bytes,
         "item_sums": item_sums,
+        "n_buffers": n_buffers,
+        "buffer_shift": n_buffers.bit_length() - 1,
         "sums_at": sums_at,
         "columns_at": columns_at,
         "stages_at": stages_at,
@@ -257,22 +282,35 @@ def _layout(
     return shape, stages_at, boxes
 
 
+def _n_buffers(item_units: int, block: Block, item_sums: int) -> int:
+    """Items whose sums are kept: those that the warps are at, and as many that are summed up."""
+    wanted = 2 + 2 * block.warps // item_units
+    n_buffers = min(1 << (wanted - 1).bit_length(), _MAX_BUFFERS)
+    while n_buffers > 2 and n_buffers * 4 * item_sums > block.share(_MAX_SUMS_BYTES):
+        n_buffers //= 2
+    return n_buffers
+
+
 def _are_short(d: Descriptor) -> bool:
     """Whether rows are copied as they lie: a copy for each would take longer than its bytes."""
     return d.n_cols <= _SHORT_ROW or d.format.row_bytes(d.n_cols) <= _SHORT_ROW_BYTES
 
 
-def _row_slot(d: Descriptor, packed_segment: int) -> int:
+def _row_slot(d: Descriptor, operands: Operands, packed_segment: int) -> int:
     """Bytes of a row in a stage: a multiple of 16 that spreads rows over the banks of shared memory."""
-    if d.format.type_size % 16 == 0:  # no phase; lanes read 16 bytes each at strides of 32: odd lines for odd rows
-        return (packed_segment + 15) // 32 * 32 + 16
+    if d.format.type_size % 16 == 0:  # no phase
+        return _box_slot(d, operands, packed_segment)
     return (packed_segment + 31) // 64 * 64 + 96  # room for 15 bytes of phase; 32 mod 64
 
 
-def _box_slot(d: Descriptor, packed_segment: int) -> int:
+def _box_slot(d: Descriptor, operands: Operands, packed_segment: int) -> int:
     """The same where copies begin with the row itself."""
-    if d.format.type_size % 16 == 0:
-        return _row_slot(d, packed_segment)
+    if d.format.is_float:
+        return packed_segment  # a warp reads one row at a time
+    if d.format.type_size % 16 == 0 and not operands.digits:
+        return (
+            packed_segment + 15
+        ) // 32 * 32 + 16  # lanes read 16 bytes each at strides of 32: odd lines for odd rows
     return (packed_segment + 31) // 64 * 64 + 32  # 32 mod 64
 
 
@@ -280,18 +318,19 @@ def _round_up(size: int, step: int) -> int:
     return -(-size // step) * step
 
 
-def _row_groups(d: Descriptor, columns: int, sm_count: int, n_slices: int) -> list[int]:
+def _row_groups(d: Descriptor, columns: int, block: Block, sm_count: int, n_slices: int) -> list[int]:
     """What to try, best first: the most rows that share the work out as well as fewer would, then fewer, then more."""
     tiles = max(touched_experts(d), d.m_total / columns)
+    n_blocks = sm_count * block.per_multiprocessor
 
     def balance(groups: int) -> float:
-        """The work over what all multiprocessors could do while the busiest one works."""
+        """The work over what all blocks could do while the busiest one works."""
         items = tiles * -(-d.n_rows_per_expert // (16 * groups))
         padding = d.n_rows_per_expert / (16 * groups * -(-d.n_rows_per_expert // (16 * groups)))
-        return padding * items / (sm_count * math.ceil(items / sm_count))
+        return padding * items / (n_blocks * math.ceil(items / n_blocks))
 
     fitting = [g for g in _ROW_GROUPS if g * n_slices >= _MIN_UNITS]
-    small = [g for g in fitting if 16 * g * d.format.row_bytes(d.n_cols) <= _STAGE_BYTES] or fitting[-1:]
+    small = [g for g in fitting if 16 * g * d.format.row_bytes(d.n_cols) <= block.share(_STAGE_BYTES)] or fitting[-1:]
     best = next(g for g in small if balance(g) >= 0.95 * max(map(balance, small)))
     return [best, *(g for g in _ROW_GROUPS if g < best), *(g for g in reversed(_ROW_GROUPS) if g > best)]
 

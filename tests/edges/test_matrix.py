@@ -109,7 +109,7 @@ def test_the_sanitizer_reaches_every_kernel_that_a_plan_can_launch():
     sources = {(launch.source, launch.defines) for launch in launches}
     judges = ("oracle.cu", "dequantize.cu", "canary.cu", "fill.cu", "scan.cu", "validate.cu")  # no plan launches these
     widths = "MMVQ_COLUMN_TILES"  # each with every dtype, not with every format
-    of_width = (widths, "MMVQ_WARPS", "MMVQ_SUMMING_WARPS")
+    of_width = (widths, "MMVQ_THREADS", "MMVQ_SUMMING_WARPS")
 
     def without_width(source, defines):
         return source, tuple(define for define in defines if define[0] not in of_width)

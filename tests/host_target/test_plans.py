@@ -238,7 +238,7 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
     (launch,) = plan.launches
     values = dict(launch.values)
     assert values["n_stages"] > 2
-    two = replace(launch, values=tuple((values | {"n_stages": 2}).items()))
+    two = replace(launch, values=tuple((values | {"n_stages": 2, "stage_inverse": 2**31}).items()))
     check(replace(plan, launches=(two,)), case, case.args(d), seeds=range(3))
 
 
@@ -267,12 +267,19 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
             Case("uniform", n_experts=2, n_rows=20, n_cols=7168, top_k=1),
             {"has_boxes": 1, "n_segments": 2},
         ),
+        # Five slices in the first segment, four in the second.
+        (
+            "Q4_K",
+            Dtype.F16,
+            Case("uniform", n_experts=2, n_rows=40, n_cols=4352, n_tokens=2, top_k=1, max_blocks=1),
+            {"n_segments": 2, "units": 5, "item_units": 9},
+        ),
         # Eight floats in the last chunk, and nothing copied behind them.
         (
-            "F16",
+            "F32",
             Dtype.F16,
-            Case("uniform", n_experts=2, n_rows=3, n_cols=2056, top_k=1),
-            {"has_boxes": 0, "n_slices": 9},
+            Case("uniform", n_experts=2, n_rows=3, n_cols=8200, top_k=1),
+            {"has_boxes": 0, "run": 3, "n_slices": 11},
         ),
         ("Q4_0", Dtype.F16, Case("uniform", n_experts=300, n_rows=3, n_cols=32, n_tokens=20), {"n_row_tiles": 1}),
     ],
@@ -281,6 +288,7 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
         "many-experts",
         "summing-in-turns",
         "boxes-of-half-a-row",
+        "unequal-segments",
         "floats-end-in-a-chunk",
         "ten-experts-a-lane",
     ],

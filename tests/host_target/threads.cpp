@@ -207,6 +207,14 @@ void merge(std::vector<uint32_t>& clock, const std::vector<uint32_t>& other) {
     for (size_t i = 0; i < clock.size(); ++i) clock[i] = std::max(clock[i], other[i]);
 }
 
+// What a thread saw of a counter happened after what was done before it was published.
+struct Counter {
+    int32_t value = 0;
+    std::vector<uint32_t> clock;
+    std::vector<int32_t> waiting;
+};
+std::map<const int32_t*, Counter> counters;
+
 void end_phase_if_complete(PhaseBarrier& barrier) {
     if (barrier.pending || barrier.bytes_to_come) return;
     ++barrier.phase;
@@ -229,6 +237,7 @@ void finish_copy(size_t index) {
 
 void run_block() {
     phase_barriers.clear();
+    counters.clear();
     copies.clear();
     committed.assign(launch->n_threads, 0);
     for (NamedBarrier& barrier : named_barriers) barrier.arrived.clear();
@@ -442,6 +451,32 @@ void host_barrier_wait(uint64_t* address, uint32_t parity, const char* file, int
         to_scheduler(false);
     }
     if (!barrier.ended.empty()) merge(fibers[current].clock, barrier.ended);
+}
+
+void host_publish(int32_t* address, int32_t value) {
+    memory::forget();
+    Counter& counter = counters[address];
+    if (counter.clock.empty()) counter.clock.assign(launch->n_threads, 0);
+    counter.value = value;
+    merge(counter.clock, fibers[current].clock);
+    ++fibers[current].clock[current];
+    release(counter.waiting);
+    runnable.push_back(current);
+    to_scheduler(false);
+}
+
+int32_t host_await(const int32_t* address, int32_t at_least, const char* file, int line) {
+    memory::forget();
+    const auto found = counters.find(address);
+    if (found == counters.end()) fail("uninitialized: nothing was published at the address awaited at %s:%d", file, line);
+    Counter& counter = found->second;
+    while (counter.value < at_least) {
+        fibers[current].wait = {"await", file, line};
+        counter.waiting.push_back(current);
+        to_scheduler(false);
+    }
+    merge(fibers[current].clock, counter.clock);
+    return counter.value;
 }
 
 void host_copy(void* to, const void* from, uint32_t n_bytes, uint32_t alignment, uint64_t* address, const char* file,

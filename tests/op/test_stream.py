@@ -31,12 +31,51 @@ def test_a_shape_fits_its_device_and_its_order_of_sums_knows_no_batch(format, dt
     if shape is None:
         assert alone is None  # another family sums in another order
         return
-    assert shape.shared_bytes <= 232_448
+    assert (shape.shared_bytes + 1024) * shape.block.per_multiprocessor <= 233_472
+    assert shape.block.threads * shape.block.per_multiprocessor <= shape.block.max_threads
     assert shape.n_stages >= 3
+    # What the kernel divides by multiplication: any stage of a share of 2^29, any slice.
+    for number in (0, 1, shape.n_stages - 1, shape.n_stages, 12_345_678, 2**29 - 1):
+        assert number * shape.stage_inverse >> 32 == number // shape.n_stages
+    slices = range(shape.n_slices)
+    assert [i * shape.segment_inverse >> 8 for i in slices] == [i // shape.slices for i in slices]
+    assert shape.n_segments == -(-shape.n_slices // shape.slices)
+    assert shape.n_buffers == 1 << shape.buffer_shift
+    assert shape.sums_at + 4 * shape.n_buffers * shape.item_sums <= shape.columns_at
     assert shape.segment % (256 * shape.run) == 0
     assert shape.columns * (2 if dtype is Dtype.F32 else 1) <= 8 * shape.column_tiles
     assert alone is not None
     assert (shape.run, shape.n_slices) == (alone.run, alone.n_slices)
+
+
+@pytest.mark.parametrize(
+    ("n_cols", "slicing"),
+    [(256, (1, 1)), (768, (3, 1)), (1024, (2, 2)), (2048, (2, 4)), (2880, (3, 4)), (4096, (2, 8)), (7168, (2, 14))],
+)
+def test_short_rows_are_cut_into_few_slices(n_cols, slicing):
+    shape = stream_shape(problem(format=FORMATS["Q8_0"], n_cols=n_cols), H200)
+    assert (shape.run, shape.n_slices) == slicing
+
+
+def test_short_rows_have_two_blocks_to_a_multiprocessor_and_the_same_kernel():
+    short, longer = (stream_shape(problem(n_cols=n_cols), H200) for n_cols in (768, 1024))
+    assert [shape.block.per_multiprocessor for shape in (short, longer)] == [2, 1]
+    assert short.defines == longer.defines
+    (launch,) = Plan.select(problem(n_cols=768, m_tokens=64, m_total=512, output_rows="dispatch"), H200).launches
+    assert launch.grid == (264, 1, 1)
+    assert launch.block == (9 * 32, 1, 1)
+
+
+def test_blocks_fit_a_small_shared_memory_too():
+    device = Device(name="RTX", backend="cuda", compute_capability=(12, 0), sm_count=170)
+    shape = stream_shape(problem(n_cols=768, m_tokens=64, m_total=512), device)
+    assert (shape.shared_bytes + 1024) * shape.block.per_multiprocessor <= 102_400
+
+
+def test_items_in_flight_have_sums_of_their_own():
+    few, many = stream_shape(problem(n_cols=2048), H200), stream_shape(problem(n_cols=7168), H200)
+    assert (few.item_units, few.n_buffers) == (8, 4)
+    assert (many.item_units, many.n_buffers) == (14, 2)  # 7 KB each
 
 
 def test_tiles_widen_with_the_dispatches_of_an_expert():
@@ -77,7 +116,7 @@ def test_short_rows_without_boxes_are_copied_together(name, n_cols, together):
         ("Q4_K", 2048, 1152, True),  # whole rows
         ("Q4_K", 7168, 2016, True),  # halves
         ("Q6_K", 4096, 1680, True),  # not 1470, which is no multiple of 16
-        ("Q8_0", 2048, 2176, False),  # longer than a box may be: a copy of 2 KB for each row is as good
+        ("Q8_0", 2048, 1088, True),  # halves: whole rows are longer than a box may be
         ("MXFP4", 2880, 1530, False),  # rows do not start at multiples of 16 bytes
     ],
 )
@@ -139,7 +178,8 @@ def test_narrow_tiles_are_digits_where_a_plan_may_depend_on_the_batch():
         ("Q6_K", Dtype.F16, 32, False),  # more than two dispatches per touched expert
         ("IQ4_XS", Dtype.F16, 32, True),
         ("IQ4_XS", Dtype.F16, 64, False),
-        ("Q4_K", Dtype.F16, 1, False),
+        ("Q4_K", Dtype.F16, 16, True),
+        ("Q3_K", Dtype.F16, 1, False),
         ("F16", Dtype.F16, 1, False),
     ],
 )
@@ -150,7 +190,7 @@ def test_which_problems_are_digits(name, dtype, m_tokens, digits):
     if shape:
         assert dict(shape.defines)["MMVQ_DIGITS"] == 3
         assert shape.columns * 4 <= 8 * shape.column_tiles
-        assert (shape.operands.min_groups, shape.operands.grid_words) == (0, 0)
+        assert (shape.operands.min_groups, shape.operands.grid_words) == (FORMATS[name].min_groups, 0)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +199,8 @@ def test_which_problems_are_digits(name, dtype, m_tokens, digits):
         ("Q6_K", Dtype.F16, "auto", False),  # alone it is digits
         ("Q6_K", Dtype.F16, "reproducible", True),
         ("Q6_K", Dtype.F32, "auto", True),
-        ("Q4_K", Dtype.F16, "auto", True),
+        ("Q4_K", Dtype.BF16, "auto", False),
+        ("Q3_K", Dtype.F16, "auto", True),
         ("BF16", Dtype.BF16, "auto", True),
     ],
 )
@@ -177,5 +218,6 @@ def test_plain_floats_are_multiplied_in_f32():
 
 
 def test_only_the_reference_is_plain():
-    rules = {str(preference): Plan.select(problem(), H200, preference).rule for preference in Preference}
+    d = problem(format=FORMATS["Q3_K"])
+    rules = {str(preference): Plan.select(d, H200, preference).rule for preference in Preference}
     assert rules == {"auto": "stream", "fastest": "stream", "reproducible": "stream", "reference": "grouped"}

@@ -1,0 +1,61 @@
+"""What a block of the streaming kernel has of a multiprocessor: warps, and with them registers, and shared memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmvq_cli.op.descriptor import Descriptor
+from mmvq_cli.op.device import Device
+
+_WARPS = {1: 14, 2: 12}  # that multiply, by column tiles: more tiles need more registers
+_PLAIN_WARPS = 12  # for floats, which are multiplied in more registers
+_HALF_WARPS = 7  # of one of two blocks
+_SUMMING_WARPS = {1: 1, 2: 2}  # that sum up; two take turns: wide tiles have more to add and store
+_COPYING_WARPS = 1
+_SHORT_ROW = 768  # weights up to which two blocks are faster: their items' starts and ends overlap
+
+# Shared memory of a multiprocessor that blocks can have, in bytes, by compute capability (CUDA programming guide).
+_SHARED_BYTES = {(9, 0): 233_472, (10, 0): 233_472}
+_SHARED_BYTES_ELSEWHERE = 102_400
+_RESERVED_BYTES = 1024  # of each block
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One of `per_multiprocessor` equal blocks.
+
+    `shared_bytes` is what its dynamic shared memory may have, `max_threads` what the kernel is compiled for: all blocks
+    of a multiprocessor together, so that one kernel serves any number of them.
+    """
+
+    per_multiprocessor: int
+    warps: int
+    summing_warps: int
+    shared_bytes: int
+    max_threads: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of the block."""
+        return _threads(self.warps, self.summing_warps)
+
+    def share(self, n_bytes: int) -> int:
+        """The block's share of what suits a multiprocessor."""
+        return n_bytes // self.per_multiprocessor
+
+
+def blocks_for(d: Descriptor, column_tiles: int, device: Device) -> tuple[Block, ...]:
+    """What to try, best first."""
+    shared = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
+    summing = _SUMMING_WARPS[column_tiles]
+    warps = _PLAIN_WARPS if d.format.is_float else _WARPS[column_tiles]
+    if column_tiles > 1 or d.format.is_float:
+        return (Block(1, warps, summing, shared - _RESERVED_BYTES, _threads(warps, summing)),)
+    max_threads = 2 * _threads(_HALF_WARPS, summing)
+    whole = Block(1, warps, summing, shared - _RESERVED_BYTES, max_threads)
+    half = Block(2, _HALF_WARPS, summing, shared // 2 - _RESERVED_BYTES, max_threads)
+    return (half, whole) if d.n_cols <= _SHORT_ROW else (whole,)
+
+
+def _threads(warps: int, summing_warps: int) -> int:
+    return 32 * (warps + _COPYING_WARPS + summing_warps)
