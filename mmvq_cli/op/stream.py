@@ -18,6 +18,7 @@ from mmvq_cli.op.device import Device
 from mmvq_cli.op.operands import Operands, digits_of, has_digits, operands_of
 
 _OCTET = 8  # neighbouring floats that a lane reads
+_LINE = 16  # bytes that copies begin and end at
 _CHUNK = 256  # weights of a row that one warp takes at a time
 _MAX_SLICES = 14  # of a row: what one item's sums have room for, and one for each warp
 _FEW_CHUNKS, _FEW_SLICES = 12, 4  # rows of up to so many chunks are cut into fewer: each takes some 90 instructions
@@ -297,21 +298,19 @@ def _are_short(d: Descriptor) -> bool:
 
 
 def _row_slot(d: Descriptor, operands: Operands, packed_segment: int) -> int:
-    """Bytes of a row in a stage: a multiple of 16 that spreads rows over the banks of shared memory."""
-    if d.format.type_size % 16 == 0:  # no phase
+    """Bytes of a row in a stage, which begins at its phase in 16 bytes."""
+    if d.format.type_size % _LINE == 0:  # no phase
         return _box_slot(d, operands, packed_segment)
-    return (packed_segment + 31) // 64 * 64 + 96  # room for 15 bytes of phase; 32 mod 64
+    return _box_slot(d, operands, packed_segment + _LINE - 1)
 
 
 def _box_slot(d: Descriptor, operands: Operands, packed_segment: int) -> int:
-    """The same where copies begin with the row itself."""
+    """The same where copies begin with the row itself; lanes of eight rows read from shared memory at once."""
     if d.format.is_float:
         return packed_segment  # a warp reads one row at a time
-    if d.format.type_size % 16 == 0 and not operands.digits:
-        return (
-            packed_segment + 15
-        ) // 32 * 32 + 16  # lanes read 16 bytes each at strides of 32: odd lines for odd rows
-    return (packed_segment + 31) // 64 * 64 + 32  # 32 mod 64
+    if operands.digits and d.format.min_groups:
+        return (packed_segment + 31) // 64 * 64 + 32  # 8 bytes each, 32 of a row
+    return (packed_segment + 15) // 32 * 32 + 16  # an odd number of lines: 4 bytes each, or 16 at strides of 32
 
 
 def _round_up(size: int, step: int) -> int:
