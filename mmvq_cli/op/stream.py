@@ -38,6 +38,7 @@ _SHORT_ROW, _SHORT_ROW_BYTES = 1536, 700  # weights or packed bytes up to which 
 _ROUNDING_BYTES = 32  # that the first and the last line of such a copy may have besides
 _RING_BYTES = 32 * 1024  # packed bytes of all stages that several row groups must leave room for
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
+_LAST_STAGE_BYTES = 20 * 1024  # where there is room for three of them only: four smaller ones are faster
 
 _SHAPE = (
     "warps",
@@ -196,7 +197,12 @@ def _fill_block(
             if row_groups > 1 and n_stages * stage_bytes < block.share(_RING_BYTES):
                 continue  # fewer rows have smaller sums
             is_smallest = row_groups == 1 and shape["slices"] == 1
-            most = room if shape["copy_rows"] > 1 or is_smallest else max(block.share(_STAGE_BYTES), room // 4)
+            if shape["copy_rows"] > 1 or is_smallest:
+                most = room
+            elif n_stages == _MIN_STAGES:
+                most = block.share(_LAST_STAGE_BYTES)
+            else:
+                most = max(block.share(_STAGE_BYTES), room // 4)
             if n_stages >= _MIN_STAGES and stage_bytes <= most:
                 shape["n_stages"] = n_stages
                 shape["stage_inverse"] = -(-(2**32) // n_stages)
