@@ -10,15 +10,17 @@ import ctypes
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 from mmvq_cli.op.block import Block, blocks_for
-from mmvq_cli.op.boxes import LONGEST_ROW, UNIT, Boxes, can_box, find_boxes
+from mmvq_cli.op.boxes import LONGEST_ROW, Boxes, can_box
+from mmvq_cli.op.copies import copies_of
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.operands import Operands, digits_of, has_digits, operands_of
+from mmvq_cli.op.tiles import NARROWEST, touched_experts, wanted_widths
 
 _OCTET = 8  # neighbouring floats that a lane reads
-_LINE = 16  # bytes that copies begin and end at
 _CHUNK = 256  # weights of a row that one warp takes at a time
 _MAX_SLICES = 14  # of a row: what one item's sums have room for, and one for each warp
 _FEW_CHUNKS, _FEW_SLICES = 12, 4  # rows of up to so many chunks are cut into fewer: each takes some 90 instructions
@@ -30,15 +32,12 @@ _MAX_SUMS_BYTES = 24 * 1024  # of more than two items
 _MIN_STAGES = 3
 _MIN_UNITS = 4  # of an item: with fewer a block would be at many items at once
 _MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
-_WIDTHS = (1, 2, 4, 8, 16)  # dispatches per tile
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
 _SECOND_TILE_BYTES = 20 * 1024  # activations of a tile up to which there is room for two
 _EARLY_BYTES = 76 * 1024  # packed bytes on their way before the first activations, which would queue up behind more
-_SHORT_ROW, _SHORT_ROW_BYTES = 1536, 700  # weights or packed bytes up to which an item's rows are copied together
-_ROUNDING_BYTES = 32  # that the first and the last line of such a copy may have besides
 _RING_BYTES = 32 * 1024  # packed bytes of all stages that several row groups must leave room for
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
-_LAST_STAGE_BYTES = 20 * 1024  # where there is room for three of them only: four smaller ones are faster
+_SMALL_STAGE_BYTES = 20 * 1024  # the same for three stages: four smaller ones are faster
 
 _SHAPE = (
     "warps",
@@ -136,8 +135,8 @@ def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
         return None
     operands = operands_of(d)
     most = 1 if d.format.is_float else _MAX_COLUMN_TILES
-    fitting = [width for width in _wanted_widths(d) if _column_tiles(operands, width) <= most]
-    shapes = (_fill(d, operands, width, device) for width in reversed(fitting or _WIDTHS[:1]))
+    fitting = [width for width in wanted_widths(d) if _column_tiles(operands, width) <= most]
+    shapes = (_fill(d, operands, width, device) for width in reversed(fitting or [NARROWEST]))
     return next((shape for shape in shapes if shape is not None), None)
 
 
@@ -146,7 +145,7 @@ def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The same with digits for activations; None where f16 is faster: in wide tiles and some formats."""
     if not _can_stream(d, device) or not has_digits(d):
         return None
-    width = _wanted_widths(d)[-1]
+    width = wanted_widths(d)[-1]
     return _fill(d, digits_of(d), width, device) if width <= d.format.digit_columns else None
 
 
@@ -155,35 +154,20 @@ def _can_stream(d: Descriptor, device: Device) -> bool:
     return are_whole_vectors and not d.is_empty and device.compute_capability >= (9, 0)
 
 
-def _wanted_widths(d: Descriptor) -> list[int]:
-    wanted = dispatches_per_touched_expert(d)
-    return [width for width in _WIDTHS if width < 2 * wanted] or [_WIDTHS[0]]
-
-
-def touched_experts(d: Descriptor) -> float:
-    """What uniform routing would touch, by the chance that an expert gets none of m_total dispatches."""
-    return d.n_experts * -math.expm1(-d.m_total / d.n_experts)
-
-
-def dispatches_per_touched_expert(d: Descriptor) -> float:
-    """What uniform routing would give."""
-    return d.m_total / touched_experts(d)
-
-
 def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
-    """The block, the rows and the segment for this width; boxes before other copies."""
+    """The block, the rows and the segment for this width; boxes before other copies, four stages before three."""
     for block in blocks_for(d, _column_tiles(operands, columns), device):
-        for needs_boxes in (True, False):
-            shape = _fill_block(d, operands, columns, block, device.sm_count, needs_boxes)
+        for needs_boxes, last in product((True, False), (_SMALL_STAGE_BYTES, _STAGE_BYTES)):
+            shape = _fill_block(d, operands, columns, block, device.sm_count, needs_boxes, last)
             if shape is not None:
                 return shape
     return None
 
 
 def _fill_block(
-    d: Descriptor, operands: Operands, columns: int, block: Block, sm_count: int, needs_boxes: bool
+    d: Descriptor, operands: Operands, columns: int, block: Block, sm_count: int, needs_boxes: bool, last: int
 ) -> StreamShape | None:
-    """The same for this block, and as many stages as fit; None below `_MIN_STAGES`."""
+    """The same for this block, and as many stages as fit; no fewer than three, and three of up to `last` bytes only."""
     if needs_boxes and not can_box(d):
         return None
     _, _, n_slices = _slicing(d)
@@ -200,7 +184,7 @@ def _fill_block(
             if shape["copy_rows"] > 1 or is_smallest:
                 most = room
             elif n_stages == _MIN_STAGES:
-                most = block.share(_LAST_STAGE_BYTES)
+                most = block.share(last)
             else:
                 most = max(block.share(_STAGE_BYTES), room // 4)
             if n_stages >= _MIN_STAGES and stage_bytes <= most:
@@ -230,13 +214,7 @@ def _layout(
     n_chunks, run, n_slices = _slicing(d)
     rows, segment = 16 * row_groups, slices * run * _CHUNK
     packed_segment = d.format.row_bytes(min(segment, _round_up(d.n_cols, d.format.block_size)))
-    boxes = find_boxes(d, rows, packed_segment, _box_slot(d, operands, packed_segment))
-    are_copied_together = boxes is None and slices == n_slices and _are_short(d)
-    if boxes:
-        row_slot = boxes.box_width * UNIT
-    else:
-        row_slot = d.format.row_bytes(d.n_cols) if are_copied_together else _row_slot(d, operands, packed_segment)
-    stage_bytes = rows * row_slot + (_ROUNDING_BYTES if are_copied_together else 0)
+    copies = copies_of(d, operands, rows, packed_segment, slices == n_slices)
     # Activations, four 16-bit parts of each group's sum, the power of two that scales all but f16.
     chunk_bytes = operands.element_bytes * _CHUNK + 8 * operands.min_groups + (16 if operands.is_scaled else 0)
     column_bytes = (n_chunks * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
@@ -273,10 +251,10 @@ def _layout(
         "n_segments": -(-d.n_cols // segment),
         "segment_inverse": -(-(2**8) // slices),
         "packed_segment": packed_segment,
-        "row_slot": row_slot,
-        "copy_rows": rows if are_copied_together else 1,
-        "has_boxes": int(boxes is not None),
-        "stage_bytes": _round_up(stage_bytes, 128),
+        "row_slot": copies.row_slot,
+        "copy_rows": rows if copies.are_together else 1,
+        "has_boxes": int(copies.boxes is not None),
+        "stage_bytes": _round_up(copies.n_bytes, 128),
         "column_bytes": column_bytes,
         "item_sums": item_sums,
         "n_buffers": n_buffers,
@@ -286,7 +264,7 @@ def _layout(
         "stages_at": stages_at,
         "grid_at": grid_at,
     }
-    return shape, stages_at, boxes
+    return shape, stages_at, copies.boxes
 
 
 def _n_buffers(item_units: int, block: Block, item_sums: int) -> int:
@@ -296,27 +274,6 @@ def _n_buffers(item_units: int, block: Block, item_sums: int) -> int:
     while n_buffers > 2 and n_buffers * 4 * item_sums > block.share(_MAX_SUMS_BYTES):
         n_buffers //= 2
     return n_buffers
-
-
-def _are_short(d: Descriptor) -> bool:
-    """Whether rows are copied as they lie: a copy for each would take longer than its bytes."""
-    return d.n_cols <= _SHORT_ROW or d.format.row_bytes(d.n_cols) <= _SHORT_ROW_BYTES
-
-
-def _row_slot(d: Descriptor, operands: Operands, packed_segment: int) -> int:
-    """Bytes of a row in a stage, which begins at its phase in 16 bytes."""
-    if d.format.type_size % _LINE == 0:  # no phase
-        return _box_slot(d, operands, packed_segment)
-    return _box_slot(d, operands, packed_segment + _LINE - 1)
-
-
-def _box_slot(d: Descriptor, operands: Operands, packed_segment: int) -> int:
-    """The same where copies begin with the row itself; lanes of eight rows read from shared memory at once."""
-    if d.format.is_float:
-        return packed_segment  # a warp reads one row at a time
-    if operands.digits and d.format.min_groups:
-        return (packed_segment + 31) // 64 * 64 + 32  # 8 bytes each, 32 of a row
-    return (packed_segment + 15) // 32 * 32 + 16  # an odd number of lines: 4 bytes each, or 16 at strides of 32
 
 
 def _round_up(size: int, step: int) -> int:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmvq_cli.op import FORMATS, Descriptor, Device, Dtype, Plan, Preference, find_device
-from mmvq_cli.op.stream import digit_shape, dispatches_per_touched_expert, stream_shape
+from mmvq_cli.op.stream import digit_shape, stream_shape
 
 H200 = find_device("H200")
 QUANTIZED = [row for row in FORMATS.values() if not row.is_float]
@@ -134,11 +134,6 @@ def test_boxes_serve_rows_that_start_at_multiples_of_16_bytes(name, n_cols, segm
     assert shape.row_slot % 16 == 0
     assert shape.stages_at % 128 == shape.stage_bytes % 128 == 0
     assert shape.packed_segment % 16 == 0 or shape.n_segments == 1
-
-
-def test_dispatches_per_touched_expert_of_uniform_routing():
-    assert dispatches_per_touched_expert(problem(m_total=1)) == pytest.approx(1, rel=0.01)
-    assert dispatches_per_touched_expert(problem(m_total=128 * 50)) == pytest.approx(50)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""How an item's rows lie in a stage of shared memory: as boxes, together as they lie, or each by a copy of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmvq_cli.op.boxes import UNIT, Boxes, find_boxes
+from mmvq_cli.op.descriptor import Descriptor
+from mmvq_cli.op.operands import Operands
+
+_LINE = 16  # bytes that copies begin and end at
+_SHORT_ROW, _SHORT_ROW_BYTES = 1536, 700  # weights or packed bytes up to which an item's rows are copied together
+_ROUNDING_BYTES = 32  # that the first and the last line of such a copy may have besides
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Rows `row_slot` bytes apart in `n_bytes`: `boxes`, or one copy if `are_together`, or one for each row."""
+
+    row_slot: int
+    n_bytes: int
+    boxes: Boxes | None
+    are_together: bool
+
+
+def copies_of(d: Descriptor, operands: Operands, rows: int, segment_bytes: int, are_whole: bool) -> Copies:
+    """What is best for segments of this size, which may be `are_whole` rows."""
+    boxes = find_boxes(d, rows, segment_bytes, _box_slot(d, operands, segment_bytes))
+    if boxes:
+        row_slot = boxes.box_width * UNIT
+        return Copies(row_slot, rows * row_slot, boxes, False)
+    if are_whole and _are_short(d):
+        row_slot = d.format.row_bytes(d.n_cols)
+        return Copies(row_slot, rows * row_slot + _ROUNDING_BYTES, None, True)
+    row_slot = _row_slot(d, operands, segment_bytes)
+    return Copies(row_slot, rows * row_slot, None, False)
+
+
+def _are_short(d: Descriptor) -> bool:
+    """Whether rows are copied as they lie: a copy for each would take longer than its bytes."""
+    return d.n_cols <= _SHORT_ROW or d.format.row_bytes(d.n_cols) <= _SHORT_ROW_BYTES
+
+
+def _row_slot(d: Descriptor, operands: Operands, segment_bytes: int) -> int:
+    """Bytes for a row that begins at its phase in 16 bytes."""
+    if d.format.type_size % _LINE == 0:  # no phase
+        return _box_slot(d, operands, segment_bytes)
+    return _box_slot(d, operands, segment_bytes + _LINE - 1)
+
+
+def _box_slot(d: Descriptor, operands: Operands, segment_bytes: int) -> int:
+    """The same where copies begin with the row itself; lanes of eight rows read from shared memory at once."""
+    if d.format.is_float:
+        return segment_bytes  # a warp reads one row at a time
+    if operands.digits and d.format.min_groups:
+        return (segment_bytes + 31) // 64 * 64 + 32  # 8 bytes each, 32 of a row
+    return (segment_bytes + 15) // 32 * 32 + 16  # an odd number of lines: 4 bytes each, or 16 at strides of 32
