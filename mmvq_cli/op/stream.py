@@ -30,7 +30,7 @@ _MAX_STAGES = 8
 _MAX_BUFFERS = 8
 _MAX_SUMS_BYTES = 24 * 1024  # of more than two items
 _MIN_STAGES = 3
-_MIN_UNITS = 4  # of an item: with fewer a block would be at many items at once
+_MIN_UNITS, _MAX_UNITS = 4, 8  # of an item: with fewer a block would be at many items at once; more end further apart
 _MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
 _SECOND_TILE_BYTES = 20 * 1024  # activations of a tile up to which there is room for two
@@ -291,7 +291,7 @@ def _row_groups(d: Descriptor, columns: int, block: Block, sm_count: int, n_slic
         padding = d.n_rows_per_expert / (16 * groups * -(-d.n_rows_per_expert // (16 * groups)))
         return padding * items / (n_blocks * math.ceil(items / n_blocks))
 
-    fitting = [g for g in _ROW_GROUPS if g * n_slices >= _MIN_UNITS]
+    fitting = [g for g in _ROW_GROUPS if _MIN_UNITS <= g * n_slices <= max(_MAX_UNITS, n_slices)]
     small = [g for g in fitting if 16 * g * d.format.row_bytes(d.n_cols) <= block.share(_STAGE_BYTES)] or fitting[-1:]
     best = next(g for g in small if balance(g) >= 0.95 * max(map(balance, small)))
     return [best, *(g for g in _ROW_GROUPS if g < best), *(g for g in reversed(_ROW_GROUPS) if g > best)]
