@@ -12,6 +12,10 @@
 //                          bit-equal to ggml's C dequantizer
 // and reads no byte outside the block. It may provide
 //   unpack_integers(block, octet)  the same octet as a SignedOctet, where that is shorter, for products of integers
+//   Quarters               where scales of 32 weights are integers of a byte: all `scales` of a block, `d`, the `mins` of lane t and
+//                          `dmin`; codes of odd groups are given 2^odd_shift times
+//   quarters(block, t)     and
+//   quarter(quarters, block, t, q, codes)  unsigned codes of octet t of groups 2q and 2q + 1
 // Where scales are small integers (formats/fold.cuh) it also provides
 //   Strip                  what a lane keeps of its strip t of 256 weights; `d`: the factor of the sum over the block; where
 //                          offsets are small integers too, `mins`: bfloat16 pairs of them, and their factor `dmin`
