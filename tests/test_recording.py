@@ -39,10 +39,10 @@ def test_the_main_launch_is_described():
     product = next(launch for launch in plan.launches if launch.entry == "stream")
     assert record.kernel.grid == product.grid
     assert (record.kernel.regs, record.kernel.smem_bytes, record.kernel.local_bytes) == (40, 1024, 0)
-    assert record.kernel.occupancy_pct == 100 * 8 * 512 / 2048
+    assert record.kernel.occupancy_pct == 100 * 8 * 288 / 2048
     subject.facts = {"max_threads_per_sm": 1536}
     subject.planned(plan, (FACTS,))
-    assert subject.failed(Status.TIMEOUT, "no result").kernel.occupancy_pct == 100 * 8 * 512 / 1536
+    assert subject.failed(Status.TIMEOUT, "no result").kernel.occupancy_pct == 100 * 8 * 288 / 1536
     assert record.ids.kernel.source_sha256 == "a" * 64
     assert record.ids.row_id == before  # an edited source is the same row
     assert (record.protocol.timer, record.env.device.cc, record.env.device.sm_n) == ("graph", "9.0", 132)

@@ -43,7 +43,7 @@ def _are_short(d: Descriptor) -> bool:
 
 def _row_slot(d: Descriptor, operands: Operands, segment_bytes: int) -> int:
     """Bytes for a row that begins at its phase in 16 bytes."""
-    if d.format.type_size % _LINE == 0:  # no phase
+    if d.format.is_float or d.format.type_size % _LINE == 0:  # no phase: floats stream in whole vectors
         return _box_slot(d, operands, segment_bytes)
     return _box_slot(d, operands, segment_bytes + _LINE - 1)
 

@@ -1,7 +1,7 @@
 """The shape of the streaming kernel (`kernels/stream.cu`): tile width, rows, segments, stages, shared memory.
 
-What may change the order of a sum (`run`) depends on n_cols only, so that a token has the same bits in any batch and on
-any device; everything else follows the problem's size and the shared memory.
+What may change the order of a sum (`run`) depends on n_cols and the format only, so that a token has the same bits in
+any batch and on any device; everything else follows the problem's size and the shared memory.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _FEW_CHUNKS, _FEW_SLICES = 12, 4  # rows of up to so many chunks are cut into fe
 _SHORTEST_RUN = 2  # chunks of a slice
 _WHOLE_CHUNKS = 3  # rows that are not cut
 _MAX_STAGES = 8
+_COUNTED_STAGES = 2**29  # of a block: what `stage_inverse` divides
 _MAX_BUFFERS = 8
 _MAX_SUMS_BYTES = 24 * 1024  # of more than two items
 _MIN_STAGES = 3
@@ -151,7 +152,9 @@ def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
 
 def _can_stream(d: Descriptor, device: Device) -> bool:
     are_whole_vectors = not d.format.is_float or d.n_cols % _OCTET == 0
-    return are_whole_vectors and not d.is_empty and device.compute_capability >= (9, 0)
+    most_stages = d.m_total * -(-d.n_rows_per_expert // 16) * _slicing(d)[2]  # of all blocks together
+    are_counted = most_stages < _COUNTED_STAGES * max(device.sm_count, 1)
+    return are_whole_vectors and are_counted and not d.is_empty and device.compute_capability >= (9, 0)
 
 
 def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:

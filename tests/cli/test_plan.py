@@ -18,7 +18,10 @@ def plans(capsys, *arguments):
 
 
 def test_kernel_rule_guarantee_launches_and_workspace_are_printed(capsys):
-    assert run(["plan", QWEN, "--tokens", "8", "-k", "down_exps/Q4_K", "--device", "H100"]) == 0
+    assert (
+        run(["plan", QWEN, "--tokens", "8", "-k", "down_exps/Q4_K", "--device", "H100", "--prefer", "reproducible"])
+        == 0
+    )
     out, err = capsys.readouterr()
     assert out.splitlines()[0].startswith("qwen3moe-Q4_K_M/blk.0.ffn_down_exps/Q4_K")
     for word in (

@@ -57,6 +57,26 @@ def test_a_missing_barrier_is_a_race_or_an_uninitialized_read(preempt):
             run_kernel(ROTATE.format(barrier=""), seed=seed, preempt=preempt)
 
 
+COUNTER = """
+SHARED int32_t counter, values[64];
+if (thread_index() == 0) publish(&counter, 0);
+block_barrier();
+if (thread_index() == 0) {{ values[in[5]] = 7; publish(&counter, 1); publish(&counter, 3); }}
+if (thread_index() == 40) {{ {wait} out[0] = values[in[5]]; }}
+"""
+
+
+def test_what_was_done_before_a_counter_was_raised_is_seen():
+    for seed in range(5):
+        assert run_kernel(COUNTER.format(wait="out[1] = await(&counter, 2);"), seed=seed)[:2].tolist() == [7, 3]
+
+
+def test_without_a_look_at_the_counter_it_is_a_race():
+    for seed in range(5):
+        with pytest.raises(HostError, match=r"(race|uninitialized): byte \d+ of shared memory is (read|written) at .*"):
+            run_kernel(COUNTER.format(wait=""), seed=seed)
+
+
 def test_the_report_names_kernel_block_thread_and_line():
     with pytest.raises(HostError) as error:
         run_kernel("if (block_index() == 2 && thread_index() == 40) out[64] = in[0];", n_blocks=4)
@@ -111,6 +131,14 @@ DEFECTS = {
     "a warp waits for a block": (
         "if (warp_index() == 0 && lane_index() == 0) block_barrier(); else warp_sum(1);\nblock_barrier();",
         r"deadlock: no thread of the block can go on\n.*block_barrier.*\n.*warp exchange|divergence",
+    ),
+    "a counter that nobody raises": (
+        "SHARED int32_t n; if (thread_index() == 0) publish(&n, 1); block_barrier(); await(&n, 2);",
+        r"deadlock: no thread of the block can go on\n.*64 threads.* wait at await, kernels/probe\.cu:2",
+    ),
+    "a counter that was not set": (
+        "SHARED int32_t n; await(&n, 0);",
+        "uninitialized: nothing was published .*probe.cu:2",
     ),
     "a misaligned vector": (
         "out[0] = static_cast<int32_t>(load_streaming(reinterpret_cast<const uint4*>(in + 1)).x);",

@@ -35,7 +35,7 @@ def test_a_shape_fits_its_device_and_its_order_of_sums_knows_no_batch(format, dt
     assert shape.block.threads * shape.block.per_multiprocessor <= shape.block.max_threads
     assert shape.n_stages >= 3
     # What the kernel divides by multiplication: any stage of a share of 2^29, any slice.
-    for number in (0, 1, shape.n_stages - 1, shape.n_stages, 12_345_678, 2**29 - 1):
+    for number in (0, 1, shape.n_stages - 1, shape.n_stages, 12_345_678, 2**29 - 2, 2**29 - 1):
         assert number * shape.stage_inverse >> 32 == number // shape.n_stages
     slices = range(shape.n_slices)
     assert [i * shape.segment_inverse >> 8 for i in slices] == [i // shape.slices for i in slices]
@@ -142,8 +142,9 @@ def test_boxes_serve_rows_that_start_at_multiples_of_16_bytes(name, n_cols, segm
         {"format": FORMATS["F16"], "n_cols": 2044},
         {"m_total": 0},
         {"n_cols": 65536, "dtype": Dtype.F32, "format": FORMATS["Q6_K"]},
+        {"n_rows_per_expert": 2**20, "m_total": 2**24, "m_tokens": 2**21},
     ],
-    ids=["floats that are no whole vectors", "empty", "too wide for shared memory"],
+    ids=["floats that are no whole vectors", "empty", "too wide for shared memory", "more stages than are counted"],
 )
 def test_what_cannot_stream_runs_the_plain_kernel(cannot):
     assert stream_shape(problem(**cannot), H200) is None
