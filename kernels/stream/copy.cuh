@@ -11,8 +11,8 @@ DEVICE void copy_as_box(const Problem& p, const Shape& shape, const TensorMap& m
     barrier_arrive(full);
 }
 
-// Copies the segment's bytes of an item's rows, where boxes cannot: from the 16-byte line that a copy begins in to the line that it ends in. Lanes take
-// turns at asking, some 40 ns for each copy, so short rows are copied together.
+// Copies the segment's bytes of an item's rows, where boxes cannot: from the 16-byte line that a copy begins in to the line that
+// it ends in. Lanes take turns at asking, some 60 ns for each copy, so short rows are copied together.
 // The last line of the tensor may lie partly outside: its bytes inside are copied by hand.
 DEVICE void copy_segment(const Problem& p, const Shape& shape, Tile tile, int32_t first_row, int32_t first_weight,
                          uint8_t* stage, uint64_t* full) {

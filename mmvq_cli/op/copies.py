@@ -52,6 +52,6 @@ def _box_slot(d: Descriptor, operands: Operands, segment_bytes: int) -> int:
     """The same where copies begin with the row itself; lanes of eight rows read from shared memory at once."""
     if d.format.is_float:
         return segment_bytes  # a warp reads one row at a time
-    if operands.digits and d.format.min_groups:
+    if operands.digits and operands.min_groups:
         return (segment_bytes + 31) // 64 * 64 + 32  # 8 bytes each, 32 of a row
     return (segment_bytes + 15) // 32 * 32 + 16  # an odd number of lines: 4 bytes each, or 16 at strides of 32

@@ -12,8 +12,8 @@ class Operands:
     """How activations lie in shared memory and on the tensor cores.
 
     `parts` columns of `element_bytes` for each weight make up a dispatch, which takes `slots` columns of an mma;
-    `is_scaled`: 256 activations share a power of two. `digits` is 0 where parts are f16. `min_groups` and `grid_words`
-    are the format's where its strips are multiplied, else 0.
+    `is_scaled`: 256 activations share a power of two. `digits` is 0 where parts are f16. `min_groups` is the
+    format's where offsets are products of their own, `grid_words` where strips look its codebook up, else 0.
     """
 
     parts: int

@@ -18,7 +18,7 @@ from mmvq_cli.op.copies import copies_of
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.operands import Operands, digits_of, has_digits, operands_of
-from mmvq_cli.op.tiles import NARROWEST, touched_experts, wanted_widths
+from mmvq_cli.op.tiles import touched_experts, wanted_widths
 
 _OCTET = 8  # neighbouring floats that a lane reads
 _CHUNK = 256  # weights of a row that one warp takes at a time
@@ -137,7 +137,7 @@ def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
     operands = operands_of(d)
     most = 1 if d.format.is_float else _MAX_COLUMN_TILES
     fitting = [width for width in wanted_widths(d) if _column_tiles(operands, width) <= most]
-    shapes = (_fill(d, operands, width, device) for width in reversed(fitting or [NARROWEST]))
+    shapes = (_fill(d, operands, width, device) for width in reversed(fitting))
     return next((shape for shape in shapes if shape is not None), None)
 
 
@@ -160,17 +160,17 @@ def _can_stream(d: Descriptor, device: Device) -> bool:
 def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
     """The block, the rows and the segment for this width; boxes before other copies, four stages before three."""
     for block in blocks_for(d, _column_tiles(operands, columns), device):
-        for needs_boxes, last in product((True, False), (_SMALL_STAGE_BYTES, _STAGE_BYTES)):
-            shape = _fill_block(d, operands, columns, block, device.sm_count, needs_boxes, last)
+        for needs_boxes, stage_of_three in product((True, False), (_SMALL_STAGE_BYTES, _STAGE_BYTES)):
+            shape = _fill_block(d, operands, columns, block, device.sm_count, needs_boxes, stage_of_three)
             if shape is not None:
                 return shape
     return None
 
 
 def _fill_block(
-    d: Descriptor, operands: Operands, columns: int, block: Block, sm_count: int, needs_boxes: bool, last: int
+    d: Descriptor, operands: Operands, columns: int, block: Block, sm_count: int, needs_boxes: bool, stage_of_three: int
 ) -> StreamShape | None:
-    """The same for this block, and as many stages as fit; no fewer than three, and three of up to `last` bytes only."""
+    """The same for this block and as many stages as fit: three of up to `stage_of_three` bytes, or more."""
     if needs_boxes and not can_box(d):
         return None
     _, _, n_slices = _slicing(d)
@@ -187,7 +187,7 @@ def _fill_block(
             if shape["copy_rows"] > 1 or is_smallest:
                 most = room
             elif n_stages == _MIN_STAGES:
-                most = block.share(last)
+                most = block.share(stage_of_three)
             else:
                 most = max(block.share(_STAGE_BYTES), room // 4)
             if n_stages >= _MIN_STAGES and stage_bytes <= most:

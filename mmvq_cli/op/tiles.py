@@ -6,14 +6,13 @@ import math
 
 from mmvq_cli.op.descriptor import Descriptor
 
-NARROWEST = 1
-_WIDTHS = (NARROWEST, 2, 4, 8, 16)
+_WIDTHS = (1, 2, 4, 8, 16)
 
 
 def wanted_widths(d: Descriptor) -> list[int]:
-    """Dispatches per tile, powers of two in ascending order: up to the first that holds what an expert gets."""
-    wanted = dispatches_per_touched_expert(d)
-    return [width for width in _WIDTHS if width < 2 * wanted] or [NARROWEST]
+    """Dispatches per tile, powers of two in ascending order: 1, and up to the first that holds what an expert gets."""
+    wanted = dispatches_per_touched_expert(d)  # at least 1
+    return [width for width in _WIDTHS if width < 2 * wanted]
 
 
 def touched_experts(d: Descriptor) -> float:

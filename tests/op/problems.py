@@ -4,7 +4,7 @@ import numpy as np
 
 from mmvq_cli.engine.elements import narrow
 from mmvq_cli.model.synthetic import random_blocks
-from mmvq_cli.op import FORMATS, Args, Descriptor, Rows
+from mmvq_cli.op import FORMATS, Args, Descriptor, Dtype, Rows, find_device
 from mmvq_cli.routing import Routing
 
 
@@ -19,6 +19,15 @@ def make_descriptor(**changes):
         "format": FORMATS["Q8_0"],
     }
     return Descriptor(**(values | changes))
+
+
+H200 = find_device("H200")
+_STREAMED = {"n_experts": 128, "n_rows_per_expert": 768, "n_cols": 2048, "m_total": 64, "m_tokens": 8, "top_k": 8}
+
+
+def problem(**changes):
+    """A problem of ordinary size, Qwen3-30B's gate with 8 tokens."""
+    return make_descriptor(**(_STREAMED | {"format": FORMATS["Q4_K"], "dtype": Dtype.F16} | changes))
 
 
 def make_routing(d, seed=0):

@@ -6,16 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmvq_cli.op import FORMATS, Descriptor, Device, Dtype, Plan, Preference, find_device
+from mmvq_cli.op import FORMATS, Descriptor, Device, Dtype, Plan, Preference
 from mmvq_cli.op.stream import digit_shape, stream_shape
+from tests.op.problems import H200, problem
 
-H200 = find_device("H200")
 QUANTIZED = [row for row in FORMATS.values() if not row.is_float]
-SIZES = {"n_experts": 128, "n_rows_per_expert": 768, "m_total": 64, "m_tokens": 8, "top_k": 8}
-
-
-def problem(**changes) -> Descriptor:
-    return Descriptor(**{**SIZES, "n_cols": 2048, "format": FORMATS["Q4_K"], "dtype": Dtype.F16, **changes})
 
 
 @given(
@@ -50,7 +45,16 @@ def test_a_shape_fits_its_device_and_its_order_of_sums_knows_no_batch(format, dt
 
 @pytest.mark.parametrize(
     ("n_cols", "slicing"),
-    [(256, (1, 1)), (768, (3, 1)), (1024, (2, 2)), (2048, (2, 4)), (2880, (3, 4)), (4096, (2, 8)), (7168, (2, 14))],
+    [
+        (256, (1, 1)),
+        (768, (3, 1)),
+        (1024, (2, 2)),
+        (2048, (2, 4)),
+        (2304, (3, 3)),
+        (2880, (3, 4)),
+        (4096, (2, 8)),
+        (7168, (2, 14)),
+    ],
 )
 def test_short_rows_are_cut_into_few_slices(n_cols, slicing):
     shape = stream_shape(problem(format=FORMATS["Q8_0"], n_cols=n_cols), H200)

@@ -1,28 +1,15 @@
-from dataclasses import replace
-
 import pytest
 
-from mmvq_cli.op import FORMATS, Descriptor, Dtype
 from mmvq_cli.op.tiles import dispatches_per_touched_expert, touched_experts, wanted_widths
-
-D = Descriptor(
-    n_experts=128,
-    n_rows_per_expert=768,
-    n_cols=2048,
-    m_total=8,
-    m_tokens=1,
-    top_k=8,
-    format=FORMATS["Q4_K"],
-    dtype=Dtype.F16,
-)
+from tests.op.problems import problem
 
 
-def tokens(n: int) -> Descriptor:
-    return replace(D, m_tokens=n, m_total=8 * n)
+def tokens(n: int):
+    return problem(m_tokens=n, m_total=8 * n)
 
 
 def test_dispatches_per_touched_expert_of_uniform_routing():
-    assert dispatches_per_touched_expert(replace(D, m_total=1)) == pytest.approx(1, rel=0.01)
+    assert dispatches_per_touched_expert(problem(m_total=1)) == pytest.approx(1, rel=0.01)
     assert dispatches_per_touched_expert(tokens(50 * 16)) == pytest.approx(50)
     assert touched_experts(tokens(1)) == pytest.approx(7.755, rel=1e-3)  # 128 * (1 - exp(-8/128))
 

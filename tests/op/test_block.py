@@ -1,0 +1,26 @@
+import pytest
+
+from mmvq_cli.op import FORMATS, Device
+from mmvq_cli.op.block import blocks_for
+from tests.op.problems import H200, problem
+
+
+@pytest.mark.parametrize(("capability", "shared"), [((9, 0), 233_472), ((10, 0), 233_472), ((12, 0), 102_400)])
+def test_blocks_share_a_multiprocessor(capability, shared):
+    device = Device(name="GPU", backend="cuda", compute_capability=capability, sm_count=1)
+    blocks = blocks_for(problem(n_cols=768), 1, device)
+    assert [block.per_multiprocessor for block in blocks] == [2, 1]
+    for block in blocks:
+        assert (block.shared_bytes + 1024) * block.per_multiprocessor == shared
+        assert block.threads * block.per_multiprocessor <= block.max_threads
+        assert block.share(1000) == 1000 // block.per_multiprocessor
+    assert len({block.max_threads for block in blocks}) == 1  # one kernel serves both
+
+
+@pytest.mark.parametrize(
+    ("changes", "column_tiles"), [({"n_cols": 1024}, 1), ({"n_cols": 768}, 2), ({"n_cols": 768, "format": "F16"}, 1)]
+)
+def test_long_rows_wide_tiles_and_floats_have_one_block(changes, column_tiles):
+    if "format" in changes:
+        changes = changes | {"format": FORMATS[changes["format"]]}
+    assert [block.per_multiprocessor for block in blocks_for(problem(**changes), column_tiles, H200)] == [1]
