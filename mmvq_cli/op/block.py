@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
+from mmvq_cli.op.tiles import touched_experts
 
-_WARPS = {1: 14, 2: 12}  # that multiply, by column tiles: more tiles need more registers
+_WARPS = {1: 16, 2: 12}  # that multiply, by column tiles: more tiles need more registers; the same on all schedulers
+_COPIER_WARPS = 14  # where the copying warp has much to do: fewer beside it on its scheduler
 _PLAIN_WARPS = 12  # for floats, which are multiplied in more registers
 _HALF_WARPS = 7  # of one of two blocks
 _SUMMING_WARPS = {1: 1, 2: 2}  # that sum up; two take turns: wide tiles have more to add and store
 _COPYING_WARPS = 1
+_SMALL_SHARE = 2**18  # weights of a multiprocessor up to which more warps only take longer to start
 _SHORT_ROW = 768  # weights up to which two blocks are faster: their items' starts and ends overlap
 
 # Shared memory of a multiprocessor that blocks can have, in bytes, by compute capability (CUDA programming guide).
@@ -44,17 +47,25 @@ class Block:
         return n_bytes // self.per_multiprocessor
 
 
-def blocks_for(d: Descriptor, column_tiles: int, device: Device) -> tuple[Block, ...]:
-    """What to try, best first."""
+def blocks_for(d: Descriptor, column_tiles: int, has_boxes: bool, device: Device) -> tuple[Block, ...]:
+    """What to try, best first, where an item's rows come as a box or by many copies."""
     shared = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
     summing = _SUMMING_WARPS[column_tiles]
     warps = _PLAIN_WARPS if d.format.is_float else _WARPS[column_tiles]
+    if not has_boxes or _is_small(d, device):
+        warps = min(warps, _COPIER_WARPS)
     if column_tiles > 1 or d.format.is_float:
         return (Block(1, warps, summing, shared - _RESERVED_BYTES, _threads(warps, summing)),)
     max_threads = 2 * _threads(_HALF_WARPS, summing)
     whole = Block(1, warps, summing, shared - _RESERVED_BYTES, max_threads)
     half = Block(2, _HALF_WARPS, summing, shared // 2 - _RESERVED_BYTES, max_threads)
     return (half, whole) if d.n_cols <= _SHORT_ROW else (whole,)
+
+
+def _is_small(d: Descriptor, device: Device) -> bool:
+    """Whether each multiprocessor has few weights to multiply."""
+    weights = touched_experts(d) * d.n_rows_per_expert * d.n_cols
+    return weights <= _SMALL_SHARE * max(device.sm_count, 1)
 
 
 def _threads(warps: int, summing_warps: int) -> int:

@@ -159,8 +159,9 @@ def _can_stream(d: Descriptor, device: Device) -> bool:
 
 def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
     """The block, the rows and the segment for this width; boxes before other copies, four stages before three."""
-    for block in blocks_for(d, _column_tiles(operands, columns), device):
-        for needs_boxes, stage_of_three in product((True, False), (_SMALL_STAGE_BYTES, _STAGE_BYTES)):
+    for needs_boxes in (True, False):
+        blocks = blocks_for(d, _column_tiles(operands, columns), needs_boxes, device)
+        for block, stage_of_three in product(blocks, (_SMALL_STAGE_BYTES, _STAGE_BYTES)):
             shape = _fill_block(d, operands, columns, block, device.sm_count, needs_boxes, stage_of_three)
             if shape is not None:
                 return shape
