@@ -23,7 +23,7 @@
 //   fold(strip, i, pairs)  octet i of the strip as f16, weights (0, 2), (1, 3), (4, 6), (5, 7)
 //   strip_weight(t, i, e)  which weight of the run is weight e of octet i; 0 to 3 and 4 to 7 are neighbours. Octet i belongs to
 //                          pair i % (number of pairs) of `mins`: its first four weights to the lower half
-//   grid_words, grid_word  the codebook that `grid` points to, in 32-bit words, when there is one
+//   grid_words, entry_words, grid_word  the codebook that `grid` has: 32-bit words, of an entry (1 or 2), and each, when there is one
 // and reads no byte outside the block. Plain floats (block_size 1) are described in formats/plain.cuh.
 
 #include "ptx.cuh"

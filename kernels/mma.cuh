@@ -115,6 +115,37 @@ DEVICE auto unpack_operands(const uint8_t* row, uint32_t octet, Unused...) {
     return unpack_octet<F>(row, octet);
 }
 
+template <typename F>
+DEVICE constexpr auto has_heads(int) -> decltype(sizeof(typename F::Head) > 0) {
+    return IS_INTEGER;
+}
+
+template <typename F>
+DEVICE constexpr bool has_heads(...) {
+    return false;
+}
+
+// 256 weights of a row, all of which a lane unpacks octets of.
+template <typename F, bool HasHead = has_heads<F>(0)>
+struct Run {
+    const uint8_t* row;
+
+    DEVICE Run of(const uint8_t* row, uint32_t) { return {row}; }
+
+    DEVICE auto unpack(const Run& run, uint32_t octet) { return unpack_operands<F>(run.row, octet); }
+};
+
+// The same where a head saves each octet some work.
+template <typename F>
+struct Run<F, true> {
+    const uint8_t* row;
+    typename F::Head head;
+
+    DEVICE Run of(const uint8_t* row, uint32_t t) { return {row, F::head(row, t)}; }
+
+    DEVICE auto unpack(const Run& run, uint32_t octet) { return F::unpack_integers(run.head, run.row, octet); }
+};
+
 // Whether the format's operands are multiples of 1 / kHalfUnit.
 template <typename F = WeightFormat>
 DEVICE constexpr bool are_halves() {
@@ -122,9 +153,12 @@ DEVICE constexpr bool are_halves() {
     else return decltype(unpack_operands<F>(nullptr, 0))::are_halves;
 }
 
+template <typename F>
+using OctetOf = decltype(Run<F>::unpack(Run<F>::of(nullptr, 0), 0));
+
 template <typename F, bool Plain>
 struct OperandsOf {
-    using Type = decltype(unpack_operands<F>(nullptr, 0));
+    using Type = OctetOf<F>;
 };
 
 template <typename F>

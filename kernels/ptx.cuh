@@ -112,6 +112,23 @@ DEVICE float half_to_float(uint16_t half) {
 // bfloat16 is the upper half of binary32.
 DEVICE float bfloat_to_float(uint16_t bfloat) { return bits_to_float(static_cast<uint32_t>(bfloat) << 16); }
 
+// As byte_permute, by the lower half of the selector; where the fourth bit of a nibble is set, the sign of the byte in all bits.
+DEVICE uint32_t byte_or_sign_permute(uint32_t low, uint32_t high, uint32_t selector) {
+#ifdef MMVQ_HOST
+    const uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
+    uint32_t result = 0;
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t nibble = selector >> 4 * i & 15, byte = bytes >> 8 * (nibble & 7) & 0xFF;
+        result |= (nibble < 8 ? byte : byte < 128 ? 0 : 0xFF) << 8 * i;
+    }
+    return result;
+#else
+    uint32_t result;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
+    return result;
+#endif
+}
+
 // Byte i of the result is byte `selector >> 4i & 7` of the eight bytes low, high. No selector nibble exceeds 7.
 DEVICE uint32_t byte_permute(uint32_t low, uint32_t high, uint32_t selector) {
 #ifdef MMVQ_HOST

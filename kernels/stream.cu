@@ -78,6 +78,11 @@ DEVICE void multiply_items(const Problem& p, const Shape& shape, const Shared& s
 
 // ---- The summing warps.
 
+constexpr float kLargestFloat = 0x1.FFFFFEp127f;
+
+// The nearest number that is not infinite: lower digits' sums must not turn an infinite one of the first into NaN.
+DEVICE float finite(float x) { return min(max(x, -kLargestFloat), kLargestFloat); }
+
 // The sums of an item's slices, and of an activation's parts, into the output. A lane takes one row and half of each eight mma
 // columns.
 DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, const Share& share) {
@@ -120,10 +125,10 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
                     const float4 part = *reinterpret_cast<const float4*>(of_slice);
                     total = make_float4(total.x + part.x, total.y + part.y, total.z + part.z, total.w + part.w);
                 }
-                if constexpr (PARTS == 3) total.y = fused_multiply_add(total.z, low, total.y);
-                const float values[4] = {PARTS == 1 ? total.x : fused_multiply_add(total.y, low, total.x),
-                                         PARTS == 1 ? total.y : fused_multiply_add(total.w, low, total.z), total.z,
-                                         total.w};
+                if constexpr (PARTS == 3) total.x += finite(total.y + total.z);
+                if constexpr (PARTS == 2) total.x = fused_multiply_add(total.y, low, total.x);
+                const float values[4] = {total.x, PARTS == 1 ? total.y : fused_multiply_add(total.w, low, total.z),
+                                         total.z, total.w};
                 float weighted[VALUES];
                 bool are_wanted[VALUES];
 #pragma unroll
@@ -139,13 +144,19 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
     }
 }
 
-// The format's codebook into shared memory, by all threads of the block.
+// The format's codebook into shared memory, by all threads of the block, each entry as often as the plan has room for.
 template <typename F = WeightFormat>
-DEVICE void copy_grid(const Shared& s) {
+DEVICE void copy_grid(const Shape& shape, const Shared& s) {
     if constexpr (GRID_WORDS > 0) {
         static_assert(GRID_WORDS == F::grid_words, "MMVQ_GRID_WORDS is not the format's");
         for (int32_t i = thread_index(); i < GRID_WORDS; i += block_size()) {
-            reinterpret_cast<uint32_t*>(s.grid)[i] = F::grid_word(i);
+            const int32_t entry = i / F::entry_words, in_entry = i % F::entry_words;
+            const uint32_t word = F::grid_word(i);
+            for (int32_t k = 0; k < shape.grid_copies; ++k) {
+                const int32_t copy = (k + entry) & (shape.grid_copies - 1);  // another bank for each lane
+                const int32_t at = (entry * shape.grid_copies + copy) * F::entry_words + in_entry;
+                reinterpret_cast<uint32_t*>(s.grid)[at] = word;
+            }
         }
     }
 }
@@ -167,7 +178,7 @@ stream(const GRID_CONSTANT Problem p, const GRID_CONSTANT Shape shape, const GRI
         barrier_init_done();
         if (shape.has_boxes) prefetch_map(map);
     }
-    copy_grid(s);
+    copy_grid(shape, s);
     block_barrier();  // shows the initialized barriers and the codebook to all threads
     // Arguments are read through a cache too: their first lines come while the launch before this one ends.
     touch(p.n_experts);

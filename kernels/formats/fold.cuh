@@ -15,6 +15,18 @@ DEVICE constexpr uint32_t half2_constant(int m, int e) {
     return ((m < 0 ? 0x8000u : 0u) | static_cast<uint32_t>(exponent + 15) << 10 | (mantissa - 1024)) * 0x00010001u;
 }
 
+// A codebook in shared memory, as a lane reads it: several copies of each entry lie side by side, one for each of the lanes that
+// would meet in a bank.
+struct Grid {
+    const uint8_t* entries;  // this lane's copy of the first
+    int32_t stride;          // bytes from entry to entry
+
+    template <typename T>
+    DEVICE T at(const Grid& grid, uint32_t index) {
+        return load<T>(grid.entries + index * grid.stride);
+    }
+};
+
 // Brings 1024 + code * 2^P to (code - bias) * scale.
 struct Fold {
     uint32_t factor, addend;

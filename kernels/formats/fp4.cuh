@@ -22,12 +22,55 @@ struct Format<39> {  // MXFP4
     static constexpr bool is_split = true;
 
     // Half of 2^(e - 127); subnormal for the two smallest codes, and 255 is 2^127, not NaN (ggml_e8m0_to_fp32_half).
-    DEVICE float half_scale(uint32_t e) { return bits_to_float(e < 2 ? 0x00200000u << e : (e - 1) << 23); }
+    // (2^23 * e less 2^23, 2^22 or -2^21.)
+    DEVICE float half_scale(uint32_t e) {
+        const int32_t less = min(static_cast<int32_t>(e) * 0x00600000 - 0x00200000, 0x00800000);
+        return bits_to_float(e * 0x00800000u - static_cast<uint32_t>(less));
+    }
 
     DEVICE Octet unpack(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const Bytes8 codes = both_nibbles(load_u8x4<1>(b.qs + 4 * octet));
         return {look_up(e2m1_doubled(), codes), kBias, half_scale(b.e)};
+    }
+
+    // Blocks of 17 bytes start anywhere in a word; those that are four apart, at the same byte of one. The lane's first codes of
+    // blocks 0 to 3: the words that have them, from the one of the byte before, and which bytes of those.
+    struct Head {
+        const uint8_t* words[4];
+        uint32_t selectors[4];
+    };
+
+    DEVICE Head head(const uint8_t* row, uint32_t t) {
+        Head head;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const uint8_t* const before = row + i * sizeof(Block) + 4 * t;
+            const uint32_t in_word = static_cast<uint32_t>(address_of(before)) % 4;
+            head.words[i] = before - in_word;
+            head.selectors[i] = 0x4321 + in_word * 0x1111;
+        }
+        return head;
+    }
+
+    using Sum = SummedOctet<float, -16>;
+
+    DEVICE Sum unpack_integers(const Head& head, const uint8_t* row, uint32_t octet) {
+        const uint32_t number = octet / 4;
+        const uint8_t* const words = head.words[number % 4] + number / 4 * (4 * sizeof(Block));
+        const uint32_t low = load<uint32_t>(words), high = load<uint32_t>(words + 4);
+        return sum_of(row[number * sizeof(Block)], byte_permute(low, high, head.selectors[number % 4]));
+    }
+
+    DEVICE Sum unpack_integers(const uint8_t* block, uint32_t octet) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        return sum_of(b.e, load_u8x4<1>(b.qs + 4 * octet));
+    }
+
+    DEVICE Sum sum_of(uint32_t e, uint32_t codes) {
+        Sum sum = {{{}, {half_scale(e)}}, {}};
+        look_up_sum<true>(e2m1_doubled(), codes, sum.codes, sum.rest);
+        return sum;
     }
 
     DEVICE HalfOctet<1> unpack_halves(const uint8_t* block, uint32_t octet) {
@@ -72,7 +115,7 @@ struct Format<40> {  // NVFP4
         static constexpr float d = 128.0f;
     };
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t, const uint8_t*) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t, Grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint32_t codes = load<uint32_t>(b.d);
         Strip s = {b.qs, {}};

@@ -19,8 +19,8 @@ DEVICE Fold shifted(Fold fold, bool negative_delta) {
 }
 
 // An entry as f16: the codes (value + 1) go to bits 8 and 9.
-DEVICE void fold_iq1(const uint8_t* grid, uint32_t index, Fold fold, uint32_t (&pairs)[4]) {
-    const uint32_t entry = load<uint32_t>(grid + 4 * index), mask = 0x03000300u;
+DEVICE void fold_iq1(const Grid& grid, uint32_t index, Fold fold, uint32_t (&pairs)[4]) {
+    const uint32_t entry = Grid::at<uint32_t>(grid, index), mask = 0x03000300u;
     pairs[0] = folded(fold, and_or(entry << 8, mask, kAbove1024));
     pairs[1] = folded(fold, and_or(entry, mask, kAbove1024));
     pairs[2] = folded(fold, and_or(entry << 4, mask, kAbove1024));
@@ -47,16 +47,17 @@ struct Format<19> {  // IQ1_S
     }
 
     struct Strip {
-        const uint8_t *indices, *grid;
+        const uint8_t* indices;
+        Grid grid;
         uint32_t high;  // bits 8 to 10 of four indices from bit 0 on, of four more from bit 16 on
         Fold folds[2];
         float d;
     };
-    static constexpr int grid_words = 2048;
+    static constexpr int grid_words = 2048, entry_words = 1;
 
     DEVICE uint32_t grid_word(int i) { return load_table(iq1_grid, i); }
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint32_t first = b.qh[2 * t], second = b.qh[2 * t + 1];
         const uint32_t odd_scales = (first >> 11 & 0x0Eu) | (second >> 3 & 0x0E00u) | 0x0101u;  // 2 * scale + 1
@@ -102,16 +103,17 @@ struct Format<29> {  // IQ1_M
     }
 
     struct Strip {
-        const uint8_t *indices, *grid;
+        const uint8_t* indices;
+        Grid grid;
         uint32_t high;  // four bits for each octet: bits 8 to 10 of the index, and the sign of delta
         Fold folds[4];
         float d;
     };
-    static constexpr int grid_words = 2048;
+    static constexpr int grid_words = 2048, entry_words = 1;
 
     DEVICE uint32_t grid_word(int i) { return load_table(iq1_grid, i); }
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint2 scales = load<uint2>(b.scales);
         const uint32_t lower = (scales.x >> 12 & 0xFu) | (scales.x >> 24 & 0xF0u);

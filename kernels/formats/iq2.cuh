@@ -14,8 +14,8 @@ DEVICE uint32_t iq2_grid_word(const uint64_t* grid, int i) {
 }
 
 // An entry as f16, with scale and signs.
-DEVICE void fold_iq2(const uint8_t* grid, uint32_t index, Fold fold, uint32_t signs, uint32_t (&pairs)[4]) {
-    const uint2 entry = load<uint2>(grid + 8 * index);
+DEVICE void fold_iq2(const Grid& grid, uint32_t index, Fold fold, uint32_t signs, uint32_t (&pairs)[4]) {
+    const uint2 entry = Grid::at<uint2>(grid, index);
     uint32_t first[2], second[2];
     spread_bytes(entry.x, first);
     spread_bytes(entry.y, second);
@@ -57,16 +57,17 @@ struct Format<16> {  // IQ2_XXS
     }
 
     struct Strip {
-        const uint8_t *subs, *grid;
+        const uint8_t* subs;
+        Grid grid;
         uint32_t words[2];
         Fold folds[2];
         float d;
     };
-    static constexpr int grid_words = 512;
+    static constexpr int grid_words = 512, entry_words = 2;
 
     DEVICE uint32_t grid_word(int i) { return iq2_grid_word(iq2_xxs_grid, i); }
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint8_t* const subs = b.qs + 16 * t;
         const uint32_t first = load_u8x4<2>(subs + 4), second = load_u8x4<2>(subs + 12);
@@ -106,15 +107,16 @@ struct Format<17> {  // IQ2_XS
     }
 
     struct Strip {
-        const uint8_t *codes, *grid;
+        const uint8_t* codes;
+        Grid grid;
         Fold folds[4];
         float d;
     };
-    static constexpr int grid_words = 1024;
+    static constexpr int grid_words = 1024, entry_words = 2;
 
     DEVICE uint32_t grid_word(int i) { return iq2_grid_word(iq2_xs_grid, i); }
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         Strip s = {block + 2 + 16 * t, grid, {}, 0.125f * half_to_float(b.d)};
         fold_nibbles(load<uint16_t>(b.scales + 2 * t), s.folds);
@@ -151,16 +153,17 @@ struct Format<22> {  // IQ2_S
     }
 
     struct Strip {
-        const uint8_t *indices, *signs, *grid;
+        const uint8_t *indices, *signs;
+        Grid grid;
         uint32_t high;  // bits 8 and 9 of the indices, in order
         Fold folds[4];
         float d;
     };
-    static constexpr int grid_words = 2048;
+    static constexpr int grid_words = 2048, entry_words = 2;
 
     DEVICE uint32_t grid_word(int i) { return iq2_grid_word(iq2_s_grid, i); }
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         Strip s = {b.qs + 8 * t, b.signs + 8 * t, grid, load<uint16_t>(b.qh + 2 * t), {}, 0.125f * half_to_float(b.d)};
         fold_nibbles(load<uint16_t>(b.scales + 2 * t), s.folds);

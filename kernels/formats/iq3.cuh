@@ -2,9 +2,6 @@
 
 #include "codebooks.generated"
 
-// The grids without their bias, in the words that strips look up: entries of four weights.
-DEVICE uint32_t load_grid(const uint8_t* grid, uint32_t index) { return load<uint32_t>(grid + 4 * index); }
-
 // Two entries as an octet of f16, with scale and signs.
 DEVICE void fold_iq3(uint32_t low, uint32_t high, Fold fold, uint32_t signs, uint32_t (&pairs)[4]) {
     uint32_t first[2], second[2];
@@ -41,16 +38,18 @@ struct Format<18> {  // IQ3_XXS
     }
 
     struct Strip {
-        const uint8_t *indices, *grid;
+        const uint8_t* indices;
+        Grid grid;
         uint32_t words[2];
         Fold folds[2];
         float d;
     };
-    static constexpr int grid_words = 256;
+    static constexpr int grid_words = 256, entry_words = 1;
 
+    // An entry of four weights without its bias.
     DEVICE uint32_t grid_word(int i) { return load_table(iq3_xxs_grid, i) ^ 0x80808080u; }
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint8_t* const words = b.signs_and_scales + 8 * t;
         const uint32_t first = load_u8x4<2>(words), second = load_u8x4<2>(words + 4);
@@ -65,7 +64,8 @@ struct Format<18> {  // IQ3_XXS
     DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
         const uint32_t indices = load<uint16_t>(s.indices + 2 * i);
         const uint32_t signs = complete_signs(s.words[i / 4] >> 7 * (i % 4) & 127);
-        fold_iq3(load_grid(s.grid, indices & 255), load_grid(s.grid, indices >> 8), s.folds[i / 4], signs, pairs);
+        fold_iq3(Grid::at<uint32_t>(s.grid, indices & 255), Grid::at<uint32_t>(s.grid, indices >> 8), s.folds[i / 4],
+                 signs, pairs);
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
@@ -95,16 +95,18 @@ struct Format<21> {  // IQ3_S
     }
 
     struct Strip {
-        const uint8_t *indices, *signs, *grid;
+        const uint8_t *indices, *signs;
+        Grid grid;
         uint32_t high;  // the ninth bits of the indices, in order
         Fold folds[2];
         float d;
     };
-    static constexpr int grid_words = 512;
+    static constexpr int grid_words = 512, entry_words = 1;
 
+    // An entry of four weights without its bias.
     DEVICE uint32_t grid_word(int i) { return load_table(iq3_s_grid, i) ^ 0x80808080u; }
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t* grid) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint32_t both = b.scales[t], odd_scales = (both << 1 & 0x1Eu) | (both << 5 & 0x1E00u) | 0x0101u;
         return {b.qs + 16 * t,
@@ -117,8 +119,8 @@ struct Format<21> {  // IQ3_S
 
     DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
         const uint32_t low = load<uint16_t>(s.indices + 2 * i), high = s.high >> 2 * i;
-        fold_iq3(load_grid(s.grid, (low & 255) | (high & 1) << 8), load_grid(s.grid, low >> 8 | (high & 2) << 7),
-                 s.folds[i / 4], s.signs[i], pairs);
+        fold_iq3(Grid::at<uint32_t>(s.grid, (low & 255) | (high & 1) << 8),
+                 Grid::at<uint32_t>(s.grid, low >> 8 | (high & 2) << 7), s.folds[i / 4], s.signs[i], pairs);
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }

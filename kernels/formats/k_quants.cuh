@@ -35,7 +35,7 @@ struct Format<10> {  // Q2_K
         float d, dmin;
     };
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t*) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint8_t* const scales = b.scales + 8 * (t >> 1);
         const uint32_t both = byte_permute(load<uint32_t>(scales), load<uint32_t>(scales + 4), t & 1 ? 0x7531 : 0x6420);
@@ -105,7 +105,7 @@ struct Format<11> {  // Q3_K
     };
 
     // The first field moves to bit 2, where its fold is exact: (1024 + 4) * (scale - 32) would need 13 bits.
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t*) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint32_t half = t >> 1, select = t & 1 ? 0x7531 : 0x6420;
         const uint32_t low = byte_permute(load_u8x4<2>(b.scales), load_u8x4<2>(b.scales + 4), select) >> 4 * half;
@@ -205,7 +205,7 @@ struct Format<12> {  // Q4_K
         float d, dmin;
     };
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t*) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const StripHead head = StripHead::of(load<uint4>(b.head), t);
         const uint4 first = load<uint4>(b.qs + 32 * t), second = load<uint4>(b.qs + 32 * t + 16);
@@ -282,7 +282,7 @@ struct Format<13> {  // Q5_K
         float d, dmin;
     };
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t*) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const StripHead head = StripHead::of(load<uint4>(b.head), t);
         Strip s = {{},

@@ -62,7 +62,7 @@ struct Format<35> {  // TQ2_0
         float d;
     };
 
-    DEVICE Strip strip(const uint8_t* block, uint32_t t, const uint8_t*) {
+    DEVICE Strip strip(const uint8_t* block, uint32_t t, Grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         Strip s = {{}, half_to_float(b.d)};
 #pragma unroll

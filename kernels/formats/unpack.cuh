@@ -47,8 +47,9 @@ struct HalfOctet {
 static constexpr int kHalfUnitLog2 = 15;
 static constexpr float kHalfUnit = 1 << kHalfUnitLog2;
 
-// Eight weights as signed bytes: w[i] = (d * scale) * 2^-UnitLog2 * value[i]. Scales are float or int32_t. Interleaved: bytes 0,
-// 2, 4, 6 are weights 0 to 3 and the others 4 to 7.
+// Eight weights as signed bytes: w[i] = (d * scale) * 2^-UnitLog2 * value[i]. Scales are float or int32_t. Where UnitLog2 is below
+// zero, values are 2^UnitLog2 times the bytes, so that sums times large scales stay within f32. Interleaved: bytes 0, 2, 4, 6 are
+// weights 0 to 3 and the others 4 to 7.
 template <int SCALES, typename Scale, int UnitLog2 = 0, bool Interleaved = false>
 struct SignedOctet {
     static constexpr bool has_offset = false;
@@ -60,6 +61,12 @@ struct SignedOctet {
     Bytes8 codes;
     Scale scale[SCALES];
     float d = 1.0f;
+};
+
+// The same as sums of two signed bytes.
+template <typename Scale, int UnitLog2 = 0>
+struct SummedOctet : SignedOctet<1, Scale, UnitLog2, true> {
+    Bytes8 rest;
 };
 
 // Reads four bytes at `p`, which is aligned to Align bytes.
@@ -129,6 +136,11 @@ DEVICE float byte_above_two23(uint32_t word, uint32_t index) {
 
 DEVICE float byte_to_float(uint32_t word, uint32_t index) { return byte_above_two23(word, index) - kTwo23; }
 
+// Byte `index` of `word`, with its sign.
+DEVICE int32_t signed_byte(uint32_t word, uint32_t index) {
+    return static_cast<int32_t>(byte_or_sign_permute(word, 0, 0x8880u + index * 0x1111u));
+}
+
 // Signed values stored as bytes with this much added: what codebooks hold and what `negate_bytes` needs.
 static constexpr float kBias = 128.0f;
 
@@ -164,19 +176,24 @@ DEVICE Bytes8 look_up(Table16 table, Bytes8 nibble) {
     return {byte_permute(found[0], found[1], 0x6420), byte_permute(found[0], found[1], 0x7531)};
 }
 
-// The entries for the eight nibbles of `word`, less the bias: those of the low nibbles in even bytes, of the high ones in odd
-// bytes.
-DEVICE Bytes8 look_up_signed(Table16 table, uint32_t word) {
-    const uint32_t within = word & 0x77777777u, upper_half = (word >> 1 & 0x44444444u) | 0x32103210u;
-    uint32_t found[2];
+// The entries for the eight nibbles of `word`, less the bias, as sums of two bytes: those of the low nibbles in even bytes, of the
+// high ones in odd bytes. A permute gives the sign of an entry where the nibble's fourth bit is set. So the half of the table that
+// has negative entries gives -1 or 0 for nibbles of the other half, whose entries, none negative, make up for it.
+template <bool UpperIsNegative>
+DEVICE void look_up_sum(Table16 table, uint32_t word, Bytes8& codes, Bytes8& rest) {
+    constexpr int NEGATIVE = UpperIsNegative ? 2 : 0, POSITIVE = 2 - NEGATIVE;
+    uint32_t negative[2], positive[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-        const uint32_t four = within >> 16 * i;
-        const uint32_t lower = byte_permute(table.word[0] ^ 0x80808080u, table.word[1] ^ 0x80808080u, four);
-        const uint32_t upper = byte_permute(table.word[2] ^ 0x80808080u, table.word[3] ^ 0x80808080u, four);
-        found[i] = byte_permute(lower, upper, upper_half >> 16 * i);
+        negative[i] = table.word[NEGATIVE + i] ^ 0x80808080u;
+        positive[i] = (table.word[POSITIVE + i] ^ 0x80808080u) + (negative[i] >> 7 & 0x01010101u);
     }
-    return {found[0], found[1]};
+    const uint32_t flipped = word ^ 0x88888888u;
+    const uint32_t of_negative = UpperIsNegative ? flipped : word, of_positive = UpperIsNegative ? word : flipped;
+    codes = {byte_or_sign_permute(negative[0], negative[1], of_negative),
+             byte_or_sign_permute(negative[0], negative[1], of_negative >> 16)};
+    rest = {byte_or_sign_permute(positive[0], positive[1], of_positive),
+            byte_or_sign_permute(positive[0], positive[1], of_positive >> 16)};
 }
 
 // The integers that scale and offset apply to, as exact floats.

@@ -40,7 +40,7 @@ DEVICE void multiply_step(AnyOctet upper, AnyOctet lower, const Columns& columns
 
 // Up to 256 weights of both rows, a strip for each lane.
 template <typename F = WeightFormat>
-DEVICE void multiply_strips(const uint8_t* upper, const uint8_t* lower, const uint8_t* grid, int32_t n_weights,
+DEVICE void multiply_strips(const uint8_t* upper, const uint8_t* lower, const Grid& grid, int32_t n_weights,
                             const Columns& columns, int32_t offset, float (&sums)[N_TILES][4]) {
     static_assert(MIN_PAIRS == min_pairs<typename F::Strip>(0), "MMVQ_MIN_GROUPS is not the format's");
     const uint32_t t = lane_index() & 3;

@@ -1,8 +1,17 @@
 // Products of integers of 8 bits: codes times the digits of activations.
 #include "stream/mins.cuh"
 
-constexpr int32_t kMagic = 0x4B400000;  // added to an integer below 2^22, the float 3 * 2^22 + the integer
-constexpr float kMagicFloat = 12582912.0f;
+// Added to an integer below 2^22, the bits of a float: `magic_float` + the integer, times 2^UnitLog2 where that is below zero.
+template <typename AnyOctet>
+DEVICE constexpr int32_t magic() {
+    constexpr int32_t unit = unit_log2<AnyOctet>();
+    return 0x4B400000 + (unit < 0 ? unit * 0x00800000 : 0);
+}
+
+template <typename AnyOctet>
+DEVICE float magic_float() {
+    return bits_to_float(magic<AnyOctet>());
+}
 
 template <int SCALES>
 DEVICE uint32_t bias_of(const BiasedOctet<SCALES>& octet) {
@@ -14,6 +23,17 @@ DEVICE uint32_t bias_of(const AnyOctet&) {
     return 0;
 }
 
+// What is added to an octet's codes, if they are sums.
+template <typename AnyOctet>
+DEVICE constexpr auto has_rest(int) -> decltype(sizeof(AnyOctet::rest) > 0) {
+    return true;
+}
+
+template <typename AnyOctet>
+DEVICE constexpr bool has_rest(...) {
+    return false;
+}
+
 // Half an octet or a whole one of both rows, Words words of each that share a scale, times the digits `x` of eight columns: the
 // integers, added to `total`. A bias is a product of its own: subtracting it from each byte takes longer.
 template <typename AnyOctet, int Words>
@@ -23,6 +43,9 @@ DEVICE void multiply_codes(const AnyOctet& upper, const AnyOctet& lower, int gro
     uint32_t words[2 * Words];
 #pragma unroll
     for (int i = 0; i < 2 * Words; ++i) words[i] = all[2 * group + i];
+    if constexpr (has_rest<AnyOctet>(0)) {
+        mma_int8<int8_t>(total, {upper.rest.lo, lower.rest.lo, upper.rest.hi, lower.rest.hi}, x, total);
+    }
     if constexpr (is_signed<AnyOctet>(0)) return mma_int8<int8_t>(total, words, x, total);
     mma_int8<uint8_t>(total, words, x, total);
     const uint32_t bias = bias_of(upper);
@@ -32,11 +55,12 @@ DEVICE void multiply_codes(const AnyOctet& upper, const AnyOctet& lower, int gro
     mma_int8<int8_t>(total, words, x, total);
 }
 
-// Adds integers above kMagic, times a factor for each row.
+// Adds integers above the magic one, times a factor for each row.
+template <typename AnyOctet>
 DEVICE void add_scaled(const int32_t (&total)[4], float upper_factor, float lower_factor, float (&sums)[4]) {
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-        const float part = bits_to_float(static_cast<uint32_t>(total[c])) - kMagicFloat;
+        const float part = bits_to_float(static_cast<uint32_t>(total[c])) - magic_float<AnyOctet>();
         sums[c] = fused_multiply_add(c < 2 ? upper_factor : lower_factor, part, sums[c]);
     }
 }
@@ -54,16 +78,17 @@ DEVICE void multiply_group(const AnyOctet& upper, const AnyOctet& lower, int gro
 template <typename AnyOctet, int Words>
 DEVICE void multiply_group(const AnyOctet& upper, const AnyOctet& lower, int group, const uint32_t (&x)[Words],
                            float (&sums)[4]) {
-    int32_t total[4] = {kMagic, kMagic, kMagic, kMagic};
+    constexpr int32_t begin = magic<AnyOctet>();
+    int32_t total[4] = {begin, begin, begin, begin};
     multiply_codes<AnyOctet, Words>(upper, lower, group, x, total);
-    add_scaled(total, upper.scale[group], lower.scale[group], sums);
+    add_scaled<AnyOctet>(total, upper.scale[group], lower.scale[group], sums);
     if constexpr (AnyOctet::has_offset) {
         uint32_t ones[2 * Words];
-        int32_t sum_of_x[4] = {kMagic, kMagic, kMagic, kMagic};
+        int32_t sum_of_x[4] = {begin, begin, begin, begin};
 #pragma unroll
         for (int i = 0; i < 2 * Words; ++i) ones[i] = 0x01010101u;
         mma_int8<int8_t>(sum_of_x, ones, x, sum_of_x);
-        add_scaled(sum_of_x, upper.offset[group], lower.offset[group], sums);
+        add_scaled<AnyOctet>(sum_of_x, upper.offset[group], lower.offset[group], sums);
     }
 }
 

@@ -65,6 +65,7 @@ struct Shape {
     int32_t columns_at;
     int32_t stages_at;
     int32_t grid_at;
+    int32_t grid_copies;  // of each entry, a power of two up to 32
 };
 
 // Up to `columns` dispatches of one expert.
@@ -134,7 +135,7 @@ struct Shared {
     float* sums;           // [n_buffers][item_sums]
     uint8_t* columns;      // [tile_slots][columns * PARTS] of column_bytes
     uint8_t* stages;       // [n_stages][rows][row_slot]
-    uint8_t* grid;         // [GRID_WORDS] of 32 bits
+    uint8_t* grid;         // [entry][grid_copies] of one or two words
 
     DEVICE Shared at(uint8_t* base, const Shape& shape) {
         Shared s;
@@ -151,6 +152,18 @@ struct Shared {
         return s;
     }
 };
+
+// The codebook as this lane reads it.
+template <typename F = WeightFormat>
+DEVICE Grid grid_of(const Shape& shape, const Shared& s) {
+    if constexpr (GRID_WORDS == 0) {
+        return {nullptr, 0};
+    } else {
+        constexpr int32_t ENTRY_BYTES = 4 * F::entry_words;
+        const int32_t copy = lane_index() & (shape.grid_copies - 1);
+        return {s.grid + ENTRY_BYTES * copy, ENTRY_BYTES * shape.grid_copies};
+    }
+}
 
 // Where the dispatches of eight experts from `expert` on begin and end; those from `last` on have none. The loads go out together.
 struct EightOffsets {

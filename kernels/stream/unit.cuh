@@ -70,12 +70,13 @@ DEVICE void multiply_unit(const Problem& p, const Shape& shape, const Shared& s,
                           const Unit& unit, int32_t expert, int32_t row_tile, float* target) {
     float sums[N_TILES][4] = {};
     Rows rows = Rows::of(p, shape, s, unit, expert, row_tile);
+    const Grid grid = grid_of(shape, s);
     int32_t offset = unit.slice * shape.slice_columns;
     const int32_t end = min(offset + shape.slice_columns, shape.row_columns);
     int32_t n_weights = p.n_cols - unit.slice * shape.slice;
 #pragma unroll 1
     do {
-        multiply_chunk(rows.upper, rows.lower, s.grid, n_weights, columns, offset, sums);
+        multiply_chunk(rows.upper, rows.lower, grid, n_weights, columns, offset, sums);
         rows.upper += PACKED_CHUNK;
         rows.lower += PACKED_CHUNK;
         n_weights -= CHUNK;

@@ -241,7 +241,7 @@ def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator
     """
     turn = 0
     for format, dtype in product(formats, dtypes):
-        narrow = (Preference.FASTEST,) if format.digit_columns and dtype is not Dtype.F32 else ()
+        narrow = (Preference.FASTEST,) if format.digit_tiles and dtype is not Dtype.F32 else ()
         for preference in (Preference.REPRODUCIBLE, Preference.REFERENCE, *narrow):
             edge, routing, top_k, accumulate = _SANITIZED[turn % len(_SANITIZED)]
             experts, tokens = _SANITIZED_CROWDS[turn // 2 % len(_SANITIZED_CROWDS)]

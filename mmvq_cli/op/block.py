@@ -15,6 +15,7 @@ _HALF_WARPS = 7  # of one of two blocks
 _SUMMING_WARPS = {1: 1, 2: 2}  # that sum up; two take turns: wide tiles have more to add and store
 _COPYING_WARPS = 1
 _SMALL_SHARE = 2**18  # weights of a multiprocessor up to which more warps only take longer to start
+_GRID_BYTES, _SMALL_GRID_BYTES = 64 * 1024, 32 * 1024  # of codebooks, and with such a share: they are copied first
 _SHORT_ROW = 768  # weights up to which two blocks are faster: their items' starts and ends overlap
 
 # Shared memory of a multiprocessor that blocks can have, in bytes, by compute capability (CUDA programming guide).
@@ -27,8 +28,9 @@ _RESERVED_BYTES = 1024  # of each block
 class Block:
     """One of `per_multiprocessor` equal blocks.
 
-    `shared_bytes` is what its dynamic shared memory may have, `max_threads` what the kernel is compiled for: all blocks
-    of a multiprocessor together, so that one kernel serves any number of them.
+    `shared_bytes` is what its dynamic shared memory may have, `grid_bytes` what copies of a codebook may have of it,
+    `max_threads` what the kernel is compiled for: all blocks of a multiprocessor together, so that one kernel serves
+    any number of them.
     """
 
     per_multiprocessor: int
@@ -36,6 +38,7 @@ class Block:
     summing_warps: int
     shared_bytes: int
     max_threads: int
+    grid_bytes: int
 
     @property
     def threads(self) -> int:
@@ -50,16 +53,17 @@ class Block:
 def blocks_for(d: Descriptor, column_tiles: int, has_boxes: bool, device: Device) -> tuple[Block, ...]:
     """What to try, best first, where an item's rows come as a box or by many copies."""
     shared = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
+    is_small = _is_small(d, device)
+    grid_bytes = min(_SMALL_GRID_BYTES if is_small else _GRID_BYTES, shared // 3)
     summing = _SUMMING_WARPS[column_tiles]
     warps = _PLAIN_WARPS if d.format.is_float else _WARPS[column_tiles]
-    if not has_boxes or _is_small(d, device):
+    if not has_boxes or is_small:
         warps = min(warps, _COPIER_WARPS)
-    if column_tiles > 1 or d.format.is_float:
-        return (Block(1, warps, summing, shared - _RESERVED_BYTES, _threads(warps, summing)),)
-    max_threads = 2 * _threads(_HALF_WARPS, summing)
-    whole = Block(1, warps, summing, shared - _RESERVED_BYTES, max_threads)
-    half = Block(2, _HALF_WARPS, summing, shared // 2 - _RESERVED_BYTES, max_threads)
-    return (half, whole) if d.n_cols <= _SHORT_ROW else (whole,)
+    has_halves = column_tiles == 1 and not d.format.is_float
+    max_threads = 2 * _threads(_HALF_WARPS, summing) if has_halves else _threads(warps, summing)
+    whole = Block(1, warps, summing, shared - _RESERVED_BYTES, max_threads, grid_bytes)
+    half = Block(2, _HALF_WARPS, summing, shared // 2 - _RESERVED_BYTES, max_threads, grid_bytes // 2)
+    return (half, whole) if has_halves and d.n_cols <= _SHORT_ROW else (whole,)
 
 
 def _is_small(d: Descriptor, device: Device) -> bool:

@@ -34,7 +34,8 @@ class Format:
     random bytes a valid block when they hold sane values (layouts: ggml-common.h of ggml). `min_groups`: how many
     groups of 256 weights have an offset that is a small integer times one float (the struct's `mins`), or 0.
     `grid_words`: 32-bit words of the codebook that strips look up (the struct's own `grid_words`), or 0.
-    `digit_columns`: the most dispatches that a tile multiplies as integers, because that is faster, or 0.
+    `digit_tiles`: multiplying tiles of two dispatches as integers is faster, up to so many of them for each touched
+    expert (measured: kernels/README.md), or 0.
     """
 
     type: GGML
@@ -42,7 +43,7 @@ class Format:
     scales: tuple[ScaleField, ...] = ()
     min_groups: int = 0
     grid_words: int = 0
-    digit_columns: int = 0
+    digit_tiles: float = 0
 
     @property
     def name(self) -> str:
@@ -87,21 +88,21 @@ def _f16(*offsets: int) -> tuple[ScaleField, ...]:
 
 
 _ROWS = (
-    Format(GGML.Q4_0, "legacy", _f16(0), digit_columns=2),
-    Format(GGML.Q4_1, "legacy", _f16(0, 2), digit_columns=2),
-    Format(GGML.Q5_0, "legacy", _f16(0), digit_columns=2),
-    Format(GGML.Q5_1, "legacy", _f16(0, 2), digit_columns=2),
-    Format(GGML.Q8_0, "legacy", _f16(0), digit_columns=2),
+    Format(GGML.Q4_0, "legacy", _f16(0), digit_tiles=1.15),
+    Format(GGML.Q4_1, "legacy", _f16(0, 2), digit_tiles=1.15),
+    Format(GGML.Q5_0, "legacy", _f16(0), digit_tiles=1.15),
+    Format(GGML.Q5_1, "legacy", _f16(0, 2), digit_tiles=1.15),
+    Format(GGML.Q8_0, "legacy", _f16(0), digit_tiles=1.05),
     Format(GGML.Q2_K, "k_quants", _f16(80, 82), min_groups=16),
     Format(GGML.Q3_K, "k_quants", _f16(108)),
-    Format(GGML.Q4_K, "k_quants", _f16(0, 2), min_groups=8, digit_columns=2),
-    Format(GGML.Q5_K, "k_quants", _f16(0, 2), min_groups=8, digit_columns=2),
-    Format(GGML.Q6_K, "k_quants", _f16(208), digit_columns=2),
-    Format(GGML.Q8_K, "k_quants", (ScaleField("f32", 0),), digit_columns=2),
-    Format(GGML.MXFP4, "fp4", (ScaleField("e8m0", 0),)),
+    Format(GGML.Q4_K, "k_quants", _f16(0, 2), min_groups=8, digit_tiles=1.05),
+    Format(GGML.Q5_K, "k_quants", _f16(0, 2), min_groups=8, digit_tiles=1.05),
+    Format(GGML.Q6_K, "k_quants", _f16(208), digit_tiles=1.15),
+    Format(GGML.Q8_K, "k_quants", (ScaleField("f32", 0),), digit_tiles=1.15),
+    Format(GGML.MXFP4, "fp4", (ScaleField("e8m0", 0),), digit_tiles=1.15),
     Format(GGML.NVFP4, "fp4", tuple(ScaleField("ue4m3", i) for i in range(4))),
-    Format(GGML.IQ4_NL, "iq4", _f16(0), digit_columns=4),
-    Format(GGML.IQ4_XS, "iq4", _f16(0), digit_columns=4),
+    Format(GGML.IQ4_NL, "iq4", _f16(0), digit_tiles=1.5),
+    Format(GGML.IQ4_XS, "iq4", _f16(0), digit_tiles=1.5),
     Format(GGML.IQ3_S, "iq3", _f16(0), grid_words=512),
     Format(GGML.IQ3_XXS, "iq3", _f16(0), grid_words=256),
     Format(GGML.IQ2_S, "iq2", _f16(0), grid_words=2048),
@@ -109,7 +110,7 @@ _ROWS = (
     Format(GGML.IQ2_XXS, "iq2", _f16(0), grid_words=512),
     Format(GGML.IQ1_S, "iq1", _f16(0), grid_words=2048),
     Format(GGML.IQ1_M, "iq1", (ScaleField("iq1m", 48),), grid_words=2048),
-    Format(GGML.TQ1_0, "ternary", _f16(52), digit_columns=2),
+    Format(GGML.TQ1_0, "ternary", _f16(52), digit_tiles=1.15),
     Format(GGML.TQ2_0, "ternary", _f16(64)),
     Format(GGML.F32, "plain"),
     Format(GGML.F16, "plain"),

@@ -51,4 +51,4 @@ def has_digits(d: Descriptor) -> bool:
 
     Not of f32: 24 bits below the largest of 256 activations miss its error bound (precision.py) on short rows.
     """
-    return d.format.digit_columns > 0 and d.dtype is not Dtype.F32
+    return d.format.digit_tiles > 0 and d.dtype is not Dtype.F32

@@ -18,7 +18,7 @@ from mmvq_cli.op.copies import copies_of
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.operands import Operands, digits_of, has_digits, operands_of
-from mmvq_cli.op.tiles import touched_experts, wanted_widths
+from mmvq_cli.op.tiles import expected_tiles, touched_experts, wanted_widths
 
 _OCTET = 8  # neighbouring floats that a lane reads
 _CHUNK = 256  # weights of a row that one warp takes at a time
@@ -33,9 +33,11 @@ _MAX_SUMS_BYTES = 24 * 1024  # of more than two items
 _MIN_STAGES = 3
 _MIN_UNITS, _MAX_UNITS = 4, 8  # of an item: with fewer a block would be at many items at once; more end further apart
 _MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
+_DIGIT_COLUMNS = 2  # dispatches that are digits in one column tile; two column tiles are slower
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
 _SECOND_TILE_BYTES = 20 * 1024  # activations of a tile up to which there is room for two
 _EARLY_BYTES = 76 * 1024  # packed bytes on their way before the first activations, which would queue up behind more
+_FEW_COPIES = 8  # of the codebook: fewer are not faster than one
 _RING_BYTES = 32 * 1024  # packed bytes of all stages that several row groups must leave room for
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
 _SMALL_STAGE_BYTES = 20 * 1024  # the same for three stages: four smaller ones are faster
@@ -79,6 +81,7 @@ _SHAPE = (
     "columns_at",
     "stages_at",
     "grid_at",
+    "grid_copies",
 )
 
 
@@ -146,8 +149,9 @@ def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The same with digits for activations; None where f16 is faster: in wide tiles and some formats."""
     if not _can_stream(d, device) or not has_digits(d):
         return None
-    width = wanted_widths(d)[-1]
-    return _fill(d, digits_of(d), width, device) if width <= d.format.digit_columns else None
+    width = min(wanted_widths(d)[-1], _DIGIT_COLUMNS)
+    are_few = expected_tiles(d, width) <= d.format.digit_tiles * touched_experts(d)
+    return _fill(d, digits_of(d), width, device) if are_few else None
 
 
 def _can_stream(d: Descriptor, device: Device) -> bool:
@@ -226,7 +230,8 @@ def _layout(
     n_buffers = _n_buffers(n_slices * row_groups, block, item_sums)
     # Behind barriers of 8 bytes and counters of 4: of stages, of buffers, and the first activations' and stages'.
     grid_at = _round_up(16 * _MAX_STAGES + 12 * _MAX_BUFFERS + 8 + 4, 16)
-    sums_at = _round_up(grid_at + 4 * operands.grid_words, 16)
+    grid_copies = _grid_copies(operands, block)
+    sums_at = _round_up(grid_at + 4 * operands.grid_words * grid_copies, 16)
     columns_at = _round_up(sums_at + n_buffers * 4 * item_sums, 128)
     tile_bytes = columns * operands.parts * column_bytes
     tile_slots = 2 if tile_bytes <= block.share(_SECOND_TILE_BYTES) else 1
@@ -267,6 +272,7 @@ def _layout(
         "columns_at": columns_at,
         "stages_at": stages_at,
         "grid_at": grid_at,
+        "grid_copies": grid_copies,
     }
     return shape, stages_at, copies.boxes
 
@@ -278,6 +284,12 @@ def _n_buffers(item_units: int, block: Block, item_sums: int) -> int:
     while n_buffers > 2 and n_buffers * 4 * item_sums > block.share(_MAX_SUMS_BYTES):
         n_buffers //= 2
     return n_buffers
+
+
+def _grid_copies(operands: Operands, block: Block) -> int:
+    """Copies of the codebook: lanes that look up different entries in one bank wait for each other."""
+    fitting = block.grid_bytes // (4 * operands.grid_words) if operands.grid_words else 1
+    return min(32, 1 << (fitting.bit_length() - 1)) if fitting >= _FEW_COPIES else 1
 
 
 def _round_up(size: int, step: int) -> int:

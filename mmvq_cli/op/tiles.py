@@ -1,4 +1,4 @@
-"""How many dispatches a tile of the streaming kernel takes: what uniform routing would give an expert."""
+"""How many dispatches a tile of the streaming kernel takes: so many that few experts are read more than once."""
 
 from __future__ import annotations
 
@@ -7,19 +7,36 @@ import math
 from mmvq_cli.op.descriptor import Descriptor
 
 _WIDTHS = (1, 2, 4, 8, 16)
+_MOST_TILES = 1.05  # for each touched expert: each reads the expert's rows
+_MOST_EACH = 2 * _WIDTHS[-1]  # dispatches per expert, on average, from which on tiles are full
 
 
 def wanted_widths(d: Descriptor) -> list[int]:
-    """Dispatches per tile, powers of two in ascending order: 1, and up to the first that holds what an expert gets."""
-    wanted = dispatches_per_touched_expert(d)  # at least 1
-    return [width for width in _WIDTHS if width < 2 * wanted]
+    """Dispatches per tile, powers of two in ascending order: 1, and up to the first that leaves few experts cut."""
+    most = _MOST_TILES * touched_experts(d)
+    narrow = [width for width in _WIDTHS if expected_tiles(d, width) > most]
+    return list(_WIDTHS[: len(narrow) + 1])
 
 
 def touched_experts(d: Descriptor) -> float:
-    """What uniform routing would touch, by the chance that an expert gets none of m_total dispatches."""
-    return d.n_experts * -math.expm1(-d.m_total / d.n_experts)
+    """What uniform routing would touch."""
+    n_draws, chance = _draws(d)
+    return d.n_experts * (1 - (1 - chance) ** n_draws)
 
 
-def dispatches_per_touched_expert(d: Descriptor) -> float:
-    """What uniform routing would give."""
-    return d.m_total / touched_experts(d)
+def expected_tiles(d: Descriptor, width: int) -> float:
+    """Tiles of up to `width` dispatches that uniform routing would make: an expert's dispatches are binomial."""
+    n_draws, chance = _draws(d)
+    if chance == 1 or n_draws * chance > _MOST_EACH:
+        return d.n_experts * math.ceil(n_draws * chance / width)
+    probability, tiles = (1 - chance) ** n_draws, 0.0  # of none
+    for count in range(1, min(n_draws, 4 * _MOST_EACH) + 1):
+        probability *= (n_draws - count + 1) / count * chance / (1 - chance)
+        tiles += probability * math.ceil(count / width)
+    return d.n_experts * tiles
+
+
+def _draws(d: Descriptor) -> tuple[int, float]:
+    """How often an expert may be chosen, and the chance each time: by each token once, or else by each dispatch."""
+    by_token = d.m_total / (max(d.m_tokens, 1) * d.n_experts)
+    return (d.m_tokens, by_token) if by_token <= 1 else (d.m_total, 1 / d.n_experts)

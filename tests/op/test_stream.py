@@ -84,7 +84,7 @@ def test_items_in_flight_have_sums_of_their_own():
 
 def test_tiles_widen_with_the_dispatches_of_an_expert():
     widths = [stream_shape(problem(m_tokens=m, m_total=8 * m), H200).columns for m in (1, 8, 32, 256)]
-    assert widths == [2, 2, 4, 16]
+    assert widths == [1, 2, 8, 16]
 
 
 def test_wide_tiles_leave_room_for_stages():
@@ -175,10 +175,11 @@ def test_narrow_tiles_are_digits_where_a_plan_may_depend_on_the_batch():
         ("Q6_K", Dtype.F16, 16, True),
         ("Q6_K", Dtype.BF16, 1, True),
         ("Q6_K", Dtype.F32, 1, False),  # 24 bits below the largest of 256 activations are too few for its bound
-        ("Q6_K", Dtype.F16, 32, False),  # more than two dispatches per touched expert
+        ("Q6_K", Dtype.F16, 32, False),  # too many tiles of two dispatches
         ("IQ4_XS", Dtype.F16, 32, True),
         ("IQ4_XS", Dtype.F16, 64, False),
-        ("Q4_K", Dtype.F16, 16, True),
+        ("Q4_K", Dtype.F16, 8, True),
+        ("Q4_K", Dtype.F16, 16, False),
         ("Q3_K", Dtype.F16, 1, False),
         ("F16", Dtype.F16, 1, False),
     ],
@@ -221,3 +222,11 @@ def test_only_the_reference_is_plain():
     d = problem(format=FORMATS["Q3_K"])
     rules = {str(preference): Plan.select(d, H200, preference).rule for preference in Preference}
     assert rules == {"auto": "stream", "fastest": "stream", "reproducible": "stream", "reference": "grouped"}
+
+
+@pytest.mark.parametrize(
+    ("name", "m_tokens", "copies"),
+    [("IQ2_XXS", 8, 32), ("IQ2_XXS", 1, 16), ("IQ2_S", 8, 8), ("IQ2_S", 1, 1), ("IQ3_XXS", 1, 32), ("Q4_K", 8, 1)],
+)
+def test_codebooks_are_copied_as_often_as_there_is_room_or_not_at_all(name, m_tokens, copies):
+    assert stream_shape(narrow(name, m_tokens=m_tokens, m_total=8 * m_tokens), H200).grid_copies == copies
