@@ -7,11 +7,13 @@
 // hi + lo / 2^11, to 2^-23 of each or 2^-36 of the largest.
 #include "octets.cuh"
 
-constexpr bool IS_INTEGER = MMVQ_DIGITS > 0;     // integers of 8 bits instead of f16
-constexpr bool IS_PLAIN = MMVQ_BLOCK_SIZE == 1;  // floats, multiplied as f32: no tensor cores
-constexpr bool IS_SCALED = !IS_PLAIN && (IS_INTEGER || MMVQ_ACTIVATION != 1);
+constexpr bool IS_INTEGER = MMVQ_DIGITS > 0;                  // integers of 8 bits instead of f16
+constexpr bool IS_PLAIN = MMVQ_PLAIN;                         // floats, multiplied as f32: no tensor cores
+constexpr bool IS_FLOAT = MMVQ_BLOCK_SIZE == 1 && !IS_PLAIN;  // floats as f16
+constexpr bool IS_SCALED = !IS_PLAIN && (IS_INTEGER || IS_FLOAT || MMVQ_ACTIVATION != 1);
 constexpr int PARTS = IS_INTEGER ? MMVQ_DIGITS : !IS_PLAIN && MMVQ_ACTIVATION == 0 ? 2 : 1;  // of an activation
 constexpr float kLowPart = IS_INTEGER ? 256.0f : 2048.0f;  // what a part is multiplied by to be the next
+static_assert(MMVQ_BLOCK_SIZE == 1 || !IS_PLAIN, "blocks are multiplied on the tensor cores");
 static_assert(MMVQ_DIGITS == 0 || MMVQ_DIGITS == 3, "an activation's digits and one more column are half a tile");
 
 constexpr uint32_t kMmaOne = 0x3C003C00u;
@@ -149,7 +151,7 @@ struct Run<F, true> {
 // Whether the format's operands are multiples of 1 / kHalfUnit.
 template <typename F = WeightFormat>
 DEVICE constexpr bool are_halves() {
-    if constexpr (IS_FOLDED || IS_INTEGER || IS_PLAIN) return false;
+    if constexpr (IS_FOLDED || IS_INTEGER || IS_PLAIN || IS_FLOAT) return false;
     else return decltype(unpack_operands<F>(nullptr, 0))::are_halves;
 }
 
@@ -166,7 +168,7 @@ struct OperandsOf<F, true> {
     struct Type {};
 };
 
-using Operands = OperandsOf<WeightFormat, IS_PLAIN>::Type;
+using Operands = OperandsOf<WeightFormat, IS_PLAIN || IS_FLOAT>::Type;
 
 template <typename AnyOctet>
 DEVICE constexpr auto is_signed(int) -> decltype(AnyOctet::is_interleaved, true) {

@@ -798,6 +798,19 @@ DEVICE uint16_t float_to_bfloat(float value) {
 #endif
 }
 
+// Two floats as f16 in a word, rounded to nearest.
+DEVICE uint32_t floats_to_half2(float low, float high) {
+#ifdef MMVQ_HOST
+    return float_to_half(low) | static_cast<uint32_t>(float_to_half(high)) << 16;
+#else
+    uint32_t result;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+    return result;
+#endif
+}
+
+DEVICE float magnitude(float value) { return bits_to_float(float_to_bits(value) & 0x7FFFFFFFu); }
+
 // a - b for two 16-bit floats in a word; exact where the kernels use it.
 DEVICE uint32_t half2_subtract(uint32_t a, uint32_t b) {
 #ifdef MMVQ_HOST

@@ -1,4 +1,5 @@
 // 256 weights of 16 rows times a tile's columns, by a warp.
+#include "stream/floats.cuh"
 #include "stream/halves.cuh"
 #include "stream/integers.cuh"
 
@@ -71,10 +72,14 @@ DEVICE float digit_unit(int c) {
 // Up to 256 weights of both rows, added to `sums`.
 DEVICE void multiply_chunk(const uint8_t* upper, const uint8_t* lower, const Grid& grid, int32_t n_weights,
                            const Columns& columns, int32_t offset, float (&sums)[N_TILES][4]) {
+    if constexpr (IS_FLOAT) {
+        if (n_weights >= CHUNK) return multiply_floats<true>(upper, lower, n_weights, columns, offset, sums);
+        return multiply_floats<false>(upper, lower, n_weights, columns, offset, sums);
+    }
     float of_chunk[N_TILES][4] = {};
     if constexpr (IS_FOLDED) multiply_strips(upper, lower, grid, n_weights, columns, offset, of_chunk);
     else if constexpr (HAS_QUARTERS) multiply_quarters(upper, lower, columns, offset, of_chunk);
-    else if constexpr (!IS_PLAIN) multiply_steps(upper, lower, n_weights, columns, offset, of_chunk);
+    else if constexpr (!IS_PLAIN && !IS_FLOAT) multiply_steps(upper, lower, n_weights, columns, offset, of_chunk);
 #pragma unroll
     for (int n = 0; n < N_TILES; ++n) {
 #pragma unroll

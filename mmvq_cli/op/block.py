@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
+from mmvq_cli.op.operands import Operands
 from mmvq_cli.op.tiles import touched_experts
 
 _WARPS = {1: 16, 2: 12}  # that multiply, by column tiles: more tiles need more registers; the same on all schedulers
@@ -50,16 +51,18 @@ class Block:
         return n_bytes // self.per_multiprocessor
 
 
-def blocks_for(d: Descriptor, column_tiles: int, has_boxes: bool, device: Device) -> tuple[Block, ...]:
+def blocks_for(
+    d: Descriptor, operands: Operands, column_tiles: int, has_boxes: bool, device: Device
+) -> tuple[Block, ...]:
     """What to try, best first, where an item's rows come as a box or by many copies."""
     shared = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
     is_small = _is_small(d, device)
     grid_bytes = min(_SMALL_GRID_BYTES if is_small else _GRID_BYTES, shared // 3)
     summing = _SUMMING_WARPS[column_tiles]
-    warps = _PLAIN_WARPS if d.format.is_float else _WARPS[column_tiles]
+    warps = _PLAIN_WARPS if operands.is_plain else _WARPS[column_tiles]
     if not has_boxes or is_small:
         warps = min(warps, _COPIER_WARPS)
-    has_halves = column_tiles == 1 and not d.format.is_float
+    has_halves = column_tiles == 1 and not operands.is_plain
     max_threads = 2 * _threads(_HALF_WARPS, summing) if has_halves else _threads(warps, summing)
     whole = Block(1, warps, summing, shared - _RESERVED_BYTES, max_threads, grid_bytes)
     half = Block(2, _HALF_WARPS, summing, shared // 2 - _RESERVED_BYTES, max_threads, grid_bytes // 2)

@@ -14,6 +14,7 @@ class Operands:
     `parts` columns of `element_bytes` for each weight make up a dispatch, which takes `slots` columns of an mma;
     `is_scaled`: 256 activations share a power of two. `digits` is 0 where parts are f16. `min_groups` is the
     format's where offsets are products of their own, `grid_words` where strips look its codebook up, else 0.
+    `is_plain`: f32 products instead of the tensor cores.
     """
 
     parts: int
@@ -23,6 +24,7 @@ class Operands:
     digits: int
     min_groups: int = 0
     grid_words: int = 0
+    is_plain: bool = False
 
 
 _DIGITS = Operands(parts=3, slots=4, element_bytes=1, is_scaled=True, digits=3)
@@ -31,7 +33,7 @@ _HALVES = {
     Dtype.F16: Operands(parts=1, slots=1, element_bytes=2, is_scaled=False, digits=0),
     Dtype.BF16: Operands(parts=1, slots=1, element_bytes=2, is_scaled=True, digits=0),
 }
-_PLAIN = {dtype: Operands(parts=1, slots=1, element_bytes=dtype.itemsize, is_scaled=False, digits=0) for dtype in Dtype}
+_PLAIN = {dtype: Operands(1, 1, dtype.itemsize, is_scaled=False, digits=0, is_plain=True) for dtype in Dtype}
 
 
 def operands_of(d: Descriptor) -> Operands:
@@ -39,6 +41,11 @@ def operands_of(d: Descriptor) -> Operands:
     if d.format.is_float:
         return _PLAIN[d.dtype]
     return replace(_HALVES[d.dtype], min_groups=d.format.min_groups, grid_words=d.format.grid_words)
+
+
+def halves_of(d: Descriptor) -> Operands:
+    """The operands of wide tiles of plain floats: f16 parts, scaled whatever the dtype, so that none is subnormal."""
+    return replace(_HALVES[d.dtype], is_scaled=True)
 
 
 def digits_of(d: Descriptor) -> Operands:

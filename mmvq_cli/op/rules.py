@@ -14,7 +14,7 @@ from mmvq_cli.op.device import Device
 from mmvq_cli.op.operands import has_digits
 from mmvq_cli.op.plan import Launch, Preference, Sku
 from mmvq_cli.op.precision import DEFAULT_ERROR_CONSTANT, PrecisionGuarantee
-from mmvq_cli.op.stream import StreamShape, digit_shape, stream_shape
+from mmvq_cli.op.stream import StreamShape, digit_shape, halves_shape, stream_shape
 
 MINIMUM_COMPUTE_CAPABILITY = (8, 0)
 
@@ -142,6 +142,12 @@ def _build_stream(d: Descriptor, device: Device, preference: Preference) -> Choi
     return _streaming(d, device, shape, preference, arithmetic)
 
 
+def _build_stream_halves(d: Descriptor, device: Device, _: Preference) -> Choice:
+    shape = halves_shape(d, device)
+    assert shape is not None
+    return _streaming(d, device, shape, Preference.FASTEST, "weights as scaled f16 on the tensor cores")
+
+
 def _build_stream_digits(d: Descriptor, device: Device, _: Preference) -> Choice:
     shape = digit_shape(d, device)
     assert shape is not None
@@ -151,18 +157,20 @@ def _build_stream_digits(d: Descriptor, device: Device, _: Preference) -> Choice
 
 def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Preference, arithmetic: str) -> Choice:
     atomic = _is_atomic_sum(d)
-    rule = "stream_digits" if shape.operands.digits else "stream"
-    exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if d.format.is_float else d.dtype]
-    # A token alone would be multiplied in another way.
-    changes = has_digits(d) and preference is not Preference.REPRODUCIBLE
+    operands = shape.operands
+    are_halves = d.format.is_float and not operands.is_plain
+    rule = "stream_digits" if operands.digits else "stream_halves" if are_halves else "stream"
+    exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if operands.is_plain else d.dtype]
+    # A token alone, or one of a crowd, would be multiplied in another way.
+    changes = (has_digits(d) or d.format.is_float) and preference is not Preference.REPRODUCIBLE
     return Choice(
         rule=rule,
         reason=f"each tile of up to {shape.columns} dispatches streams its rows through shared memory once, in "
         f"{shape.n_stages} stages of {shape.segment} weights; {arithmetic}",
         sku=_sku(rule, d, device),
         guarantee=PrecisionGuarantee(
-            math="i8" if shape.operands.digits else "f32" if d.format.is_float else "f16",
-            accumulator="i32, f32" if shape.operands.digits else "f32",
+            math="i8" if operands.digits else "f32" if operands.is_plain else "f16",
+            accumulator="i32, f32" if operands.digits else "f32",
             error_constant=exactness + _atomic_error_constant(d) if atomic else exactness,
             deterministic=not atomic,
             bit_stable_on_same_hardware=not atomic,
@@ -267,6 +275,11 @@ def _streams(d: Descriptor, device: Device, preference: Preference) -> bool:
     return preference is not Preference.REFERENCE and device.backend == "cuda" and stream_shape(d, device) is not None
 
 
+def _streams_halves(d: Descriptor, device: Device, preference: Preference) -> bool:
+    is_free = preference in (Preference.AUTO, Preference.FASTEST)
+    return is_free and device.backend == "cuda" and halves_shape(d, device) is not None
+
+
 def _streams_digits(d: Descriptor, device: Device, preference: Preference) -> bool:
     is_free = preference in (Preference.AUTO, Preference.FASTEST)
     return is_free and device.backend == "cuda" and digit_shape(d, device) is not None
@@ -290,6 +303,13 @@ RULES: tuple[Rule, ...] = (
         "few dispatches per expert: rows stream to the integer tensor cores, activations as 24-bit integers; sm_90",
         _streams_digits,
         _build_stream_digits,
+    ),
+    Rule(
+        "stream_halves",
+        "cuda",
+        "plain floats, several dispatches per expert: rows stream to the tensor cores, scaled to f16; sm_90",
+        _streams_halves,
+        _build_stream_halves,
     ),
     Rule(
         "stream",

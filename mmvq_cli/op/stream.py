@@ -17,7 +17,7 @@ from mmvq_cli.op.boxes import LONGEST_ROW, Boxes, can_box
 from mmvq_cli.op.copies import copies_of
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
-from mmvq_cli.op.operands import Operands, digits_of, has_digits, operands_of
+from mmvq_cli.op.operands import Operands, digits_of, halves_of, has_digits, operands_of
 from mmvq_cli.op.tiles import expected_tiles, touched_experts, wanted_widths
 
 _OCTET = 8  # neighbouring floats that a lane reads
@@ -33,6 +33,8 @@ _MAX_SUMS_BYTES = 24 * 1024  # of more than two items
 _MIN_STAGES = 3
 _MIN_UNITS, _MAX_UNITS = 4, 8  # of an item: with fewer a block would be at many items at once; more end further apart
 _MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
+_PLAIN_COLUMNS = 2  # dispatches of a tile up to which f32 products keep up with the memory
+_MAX_PLAIN_COLUMNS = 4  # multiplied at once: more would read the rows again from shared memory
 _DIGIT_COLUMNS = 2  # dispatches that are digits in one column tile; two column tiles are slower
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
 _SECOND_TILE_BYTES = 20 * 1024  # activations of a tile up to which there is room for two
@@ -127,6 +129,7 @@ class StreamShape:
             ("MMVQ_DIGITS", self.operands.digits),
             ("MMVQ_GRID_WORDS", self.operands.grid_words),
             ("MMVQ_MIN_GROUPS", self.operands.min_groups),
+            ("MMVQ_PLAIN", int(self.operands.is_plain)),
             ("MMVQ_SUMMING_WARPS", self.block.summing_warps),
             ("MMVQ_THREADS", self.block.max_threads),
         )
@@ -137,11 +140,15 @@ def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The widest fitting tile that the dispatches per touched expert ask for; None when the kernel cannot run."""
     if not _can_stream(d, device):
         return None
-    operands = operands_of(d)
-    most = 1 if d.format.is_float else _MAX_COLUMN_TILES
-    fitting = [width for width in wanted_widths(d) if _column_tiles(operands, width) <= most]
-    shapes = (_fill(d, operands, width, device) for width in reversed(fitting))
-    return next((shape for shape in shapes if shape is not None), None)
+    return _widest(d, operands_of(d), device)
+
+
+@lru_cache(maxsize=256)
+def halves_shape(d: Descriptor, device: Device) -> StreamShape | None:
+    """The same for plain floats as f16; None for block formats, and in narrow tiles: products in f32 are as fast."""
+    if not d.format.is_float or not _can_stream(d, device) or wanted_widths(d)[-1] <= _PLAIN_COLUMNS:
+        return None
+    return _widest(d, halves_of(d), device)
 
 
 @lru_cache(maxsize=256)
@@ -154,6 +161,12 @@ def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
     return _fill(d, digits_of(d), width, device) if are_few else None
 
 
+def _widest(d: Descriptor, operands: Operands, device: Device) -> StreamShape | None:
+    most = _MAX_PLAIN_COLUMNS if operands.is_plain else 8 * _MAX_COLUMN_TILES // operands.slots
+    shapes = (_fill(d, operands, width, device) for width in reversed(wanted_widths(d)) if width <= most)
+    return next((shape for shape in shapes if shape is not None), None)
+
+
 def _can_stream(d: Descriptor, device: Device) -> bool:
     are_whole_vectors = not d.format.is_float or d.n_cols % _OCTET == 0
     most_stages = d.m_total * -(-d.n_rows_per_expert // 16) * _slicing(d)[2]  # of all blocks together
@@ -164,7 +177,7 @@ def _can_stream(d: Descriptor, device: Device) -> bool:
 def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
     """The block, the rows and the segment for this width; boxes before other copies, four stages before three."""
     for needs_boxes in (True, False):
-        blocks = blocks_for(d, _column_tiles(operands, columns), needs_boxes, device)
+        blocks = blocks_for(d, operands, _column_tiles(operands, columns), needs_boxes, device)
         for block, stage_of_three in product(blocks, (_SMALL_STAGE_BYTES, _STAGE_BYTES)):
             shape = _fill_block(d, operands, columns, block, device.sm_count, needs_boxes, stage_of_three)
             if shape is not None:
