@@ -18,7 +18,7 @@ from mmvq_cli.suite import Suite, WeightSource
 MATRICES = {
     "quick": "every format x dtype x named edge, and a pairwise cover of small sizes; for any engine",
     "full": "as quick with sizes of released models, many dispatches and tensors beyond 4 GiB; for a GPU",
-    "sanitizer": "at most 200 tiny cases that reach every kernel of the operation; for compute-sanitizer",
+    "sanitizer": "some 200 tiny cases that reach every kernel of the operation; for compute-sanitizer",
 }
 
 # One format of each family that published MoE models use: what depends on offsets alone needs no other.
@@ -225,6 +225,7 @@ _SANITIZED = (
     (Edge(name="added", activation_rows=Rows.DISPATCH, output_mode=OutputMode.ADD), "last", 2, Accumulate.ORDERED),
 )
 # The fewest dispatches per expert.
+_SANITIZED_FEW = (4, 3)  # experts, tokens
 _SANITIZED_NARROW = (Edge(name="narrow", output_rows=Rows.DISPATCH), "hollow", 1, Accumulate.ORDERED)
 _VECTORS = 40  # floats of a row that streams, with some left over
 _SANITIZED_CROWDS = ((4, 6), (1, 12), (4, 6), (1, 40), (4, 9))  # experts, tokens
@@ -237,18 +238,20 @@ def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator
     """Some modes for each format and dtype, in turn, so that each dtype meets all of them; and the large sums.
 
     The first takes the batch-invariant kernel, with tiles of every width in turn, the second the plain one, a third,
-    where a format has one, that of narrow tiles.
+    where a format has one, that of narrow tiles, or, of floats, of wide ones.
     """
     turn = 0
     for format, dtype in product(formats, dtypes):
-        narrow = (Preference.FASTEST,) if format.digit_tiles and dtype is not Dtype.F32 else ()
-        for preference in (Preference.REPRODUCIBLE, Preference.REFERENCE, *narrow):
+        has_third = format.is_float or (format.digit_tiles and dtype is not Dtype.F32)
+        third = (Preference.FASTEST,) if has_third else ()
+        for preference in (Preference.REPRODUCIBLE, Preference.REFERENCE, *third):
             edge, routing, top_k, accumulate = _SANITIZED[turn % len(_SANITIZED)]
             experts, tokens = _SANITIZED_CROWDS[turn // 2 % len(_SANITIZED_CROWDS)]
             if preference is not Preference.REPRODUCIBLE:
                 experts, tokens = _SANITIZED_CROWDS[0]
             if preference is Preference.FASTEST:
                 edge, routing, top_k, accumulate = _SANITIZED_NARROW
+                experts, tokens = _SANITIZED_CROWDS[3] if format.is_float else _SANITIZED_FEW
             if experts == 1:
                 routing, top_k = "uniform", 1
             case = _case(
@@ -260,7 +263,7 @@ def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator
                 accumulate=accumulate,
                 experts=experts,
                 tokens=tokens,
-                columns=_VECTORS if format.is_float and preference is Preference.REPRODUCIBLE else None,
+                columns=_VECTORS if format.is_float and preference is not Preference.REFERENCE else None,
             )
             yield replace(case, preference=preference)
             turn += 1

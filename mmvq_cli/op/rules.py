@@ -162,7 +162,8 @@ def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Pr
     rule = "stream_digits" if operands.digits else "stream_halves" if are_halves else "stream"
     exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if operands.is_plain else d.dtype]
     # A token alone, or one of a crowd, would be multiplied in another way.
-    changes = (has_digits(d) or d.format.is_float) and preference is not Preference.REPRODUCIBLE
+    changes = has_digits(d) and preference is not Preference.REPRODUCIBLE
+    changes |= d.format.is_float and preference is Preference.FASTEST
     return Choice(
         rule=rule,
         reason=f"each tile of up to {shape.columns} dispatches streams its rows through shared memory once, in "
@@ -276,8 +277,9 @@ def _streams(d: Descriptor, device: Device, preference: Preference) -> bool:
 
 
 def _streams_halves(d: Descriptor, device: Device, preference: Preference) -> bool:
-    is_free = preference in (Preference.AUTO, Preference.FASTEST)
-    return is_free and device.backend == "cuda" and halves_shape(d, device) is not None
+    # Not by itself (auto): no GPU has checked or timed it yet (kernels/README.md).
+    is_fastest = preference is Preference.FASTEST
+    return is_fastest and device.backend == "cuda" and halves_shape(d, device) is not None
 
 
 def _streams_digits(d: Descriptor, device: Device, preference: Preference) -> bool:

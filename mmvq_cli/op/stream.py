@@ -34,6 +34,7 @@ _MIN_STAGES = 3
 _MIN_UNITS, _MAX_UNITS = 4, 8  # of an item: with fewer a block would be at many items at once; more end further apart
 _MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
 _PLAIN_COLUMNS = 2  # dispatches of a tile up to which f32 products keep up with the memory
+_PLAIN_TILES = 1.15  # of two dispatches for each touched expert, up to which they are faster than tiles of four
 _MAX_PLAIN_COLUMNS = 4  # multiplied at once: more would read the rows again from shared memory
 _DIGIT_COLUMNS = 2  # dispatches that are digits in one column tile; two column tiles are slower
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
@@ -162,9 +163,15 @@ def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
 
 
 def _widest(d: Descriptor, operands: Operands, device: Device) -> StreamShape | None:
-    most = _MAX_PLAIN_COLUMNS if operands.is_plain else 8 * _MAX_COLUMN_TILES // operands.slots
+    most = _most_plain_columns(d) if operands.is_plain else 8 * _MAX_COLUMN_TILES // operands.slots
     shapes = (_fill(d, operands, width, device) for width in reversed(wanted_widths(d)) if width <= most)
     return next((shape for shape in shapes if shape is not None), None)
+
+
+def _most_plain_columns(d: Descriptor) -> int:
+    """Two where few rows are read twice for it: four take longer to multiply."""
+    are_few = expected_tiles(d, _PLAIN_COLUMNS) <= _PLAIN_TILES * touched_experts(d)
+    return _PLAIN_COLUMNS if are_few else _MAX_PLAIN_COLUMNS
 
 
 def _can_stream(d: Descriptor, device: Device) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmvq_cli.op import FORMATS, Descriptor, Device, Dtype, Plan, Preference
-from mmvq_cli.op.stream import digit_shape, stream_shape
+from mmvq_cli.op.stream import digit_shape, halves_shape, stream_shape
 from tests.op.problems import H200, problem
 
 QUANTIZED = [row for row in FORMATS.values() if not row.is_float]
@@ -212,10 +212,27 @@ def test_a_plan_is_batch_invariant_where_no_batch_has_other_arithmetic(name, dty
     assert plan.precision_guarantee.deterministic
 
 
-def test_plain_floats_are_multiplied_in_f32():
-    plan = Plan.select(narrow("F16"), H200)
+@pytest.mark.parametrize(("m_tokens", "columns"), [(1, 1), (8, 2), (16, 2), (32, 4), (256, 4)])
+def test_plain_floats_are_multiplied_in_f32(m_tokens, columns):
+    d = narrow("F16", m_tokens=m_tokens, m_total=8 * m_tokens)
+    plan = Plan.select(d, H200)
     assert (plan.rule, plan.precision_guarantee.math, plan.precision_guarantee.error_constant) == ("stream", "f32", 32)
-    assert stream_shape(narrow("F16", m_tokens=256, m_total=2048), H200).columns == 8
+    assert stream_shape(d, H200).columns == columns
+
+
+@pytest.mark.parametrize(("m_tokens", "columns"), [(8, None), (16, 4), (64, 8), (256, 16)])
+@pytest.mark.parametrize(("name", "dtype", "constant"), [("F16", Dtype.F16, 128), ("F32", Dtype.F32, 32)])
+def test_the_fastest_plan_multiplies_wide_tiles_of_floats_as_f16(name, dtype, constant, m_tokens, columns):
+    d = narrow(name, dtype, m_tokens=m_tokens, m_total=8 * m_tokens)
+    plan = Plan.select(d, H200, Preference.FASTEST)
+    assert not plan.precision_guarantee.batch_invariant
+    if columns is None:
+        assert plan.rule == "stream"
+        return
+    guarantee = plan.precision_guarantee
+    assert (plan.rule, guarantee.math, guarantee.error_constant) == ("stream_halves", "f16", constant)
+    shape = halves_shape(d, H200)
+    assert (min(columns, 16 // shape.operands.slots), True) == (shape.columns, shape.operands.is_scaled)
 
 
 def test_only_the_reference_is_plain():
