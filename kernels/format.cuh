@@ -11,7 +11,9 @@
 //   unpack(block, octet)   one octet of a block, as an Octet or OffsetOctet: byte codes and the scale that makes them
 //                          bit-equal to ggml's C dequantizer
 // and reads no byte outside the block. It may provide
-//   unpack_integers(block, octet)  the same octet as a SignedOctet, where that is shorter, for products of integers
+//   unpack_integers(block, octet)  the same octet as a SignedOctet or SummedOctet, where that is shorter, for products of integers
+//   Head                   what a lane keeps of 256 weights of a row; `head(row, t)` makes it, and
+//   unpack_integers(head, row, octet)  uses it, where octets share work
 //   Quarters               where scales of 32 weights are integers of a byte: all `scales` of a block, `d`, the `mins` of lane t and
 //                          `dmin`; codes of odd groups are given 2^odd_shift times
 //   quarters(block, t)     and

@@ -125,7 +125,7 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
                     const float4 part = *reinterpret_cast<const float4*>(of_slice);
                     total = make_float4(total.x + part.x, total.y + part.y, total.z + part.z, total.w + part.w);
                 }
-                if constexpr (PARTS == 3) total.x += finite(total.y + total.z);
+                if constexpr (PARTS == 3) total.x += finite(total.y + finite(total.z));
                 if constexpr (PARTS == 2) total.x = fused_multiply_add(total.y, low, total.x);
                 const float values[4] = {total.x, PARTS == 1 ? total.y : fused_multiply_add(total.w, low, total.z),
                                          total.z, total.w};

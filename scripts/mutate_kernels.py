@@ -63,15 +63,19 @@ _STREAMED = [
     *_products("NVFP4-f16", "MXFP4-bf16", "IQ4_XS-f16", "Q4_0-f16"),
 ]
 _PLAIN = _products("F16-f16", "F32-f32", "BF16-f32", "F16-bf16")
-_DIGITS = _products("Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f16", "Q5_1-bf16", "Q4_K-f16", "Q5_K-bf16")
+_DIGITS = _products(
+    "Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f16", "Q5_1-bf16", "Q4_K-f16", "Q5_K-bf16", "MXFP4-bf16"
+)
 _FOLDED = _products(
     "Q4_K-f16", "Q3_K-f16", "IQ2_XXS-bf16", "Q5_K-f16", "NVFP4-f16", "Q2_K-f32", "IQ1_S-f16", "TQ2_0-f16"
 )
+_CODEBOOK = _products("IQ2_XXS-bf16")
 _CODES = _decoding("Q4_0", "Q5_1", "Q2_K", "MXFP4", "IQ2_XXS", "IQ4_XS", "TQ1_0", "F32", "F16")
 _HELPERS = [f"{_OTHER}test_{name}" for name in ("canary", "fill", "validate_routing")]
 _BITS = [f"tests/host_target/test_bits.py::test_the_bits_are_the_committed_ones[{name}]" for name in ("fill-Q4_K",)]
 _ATOMIC = [f"{_PLANS}test_sums_by_atomics_are_complete_whatever_interrupts"]
 _BROKEN = [f"{_PLANS}test_a_routing_that_breaks_the_contract_reaches_nothing_outside"]
+_BEYOND = [f"{_PLANS}test_sums_beyond_the_largest_float_are_infinite"]
 _ORACLE = [f"{_OTHER}test_oracle"]
 _TARGET = ["tests/host_target/test_target.py", "tests/host_target/test_pipeline.py"]
 
@@ -93,15 +97,16 @@ TESTS = {
     "problem.cuh": [*_GROUPED, *_SUMS],
     "ptx.cuh": [*_HELPERS, *_CODES, *_GROUPED[:3], *_ATOMIC, *_TARGET, *_SUMS, *_ORACLE, *_STREAMED[:4]],
     "scan.cu": ["tests/host_target/test_scan.py"],
-    "stream.cu": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2]],
-    "stream/activations.cuh": [*_STREAMED, *_RING, *_PLAIN[:2], *_DIGITS[-2:]],
-    "stream/chunk.cuh": [*_STREAMED, *_RING],
+    "stream.cu": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2], *_CODEBOOK, *_BEYOND],
+    "stream/activations.cuh": [*_STREAMED, *_RING, *_PLAIN[:2], *_DIGITS[-3:]],
+    "stream/chunk.cuh": [*_STREAMED, *_RING, *_PLAIN[:1]],
     "stream/copy.cuh": [*_STREAMED[:4], *_RING, *_STREAMED[4:]],
+    "stream/floats.cuh": [*_PLAIN, *_RING[1:]],
     "stream/halves.cuh": _STREAMED,
     "stream/integers.cuh": _DIGITS,
     "stream/mins.cuh": _products("Q4_K-f16", "Q2_K-f16", "Q5_K-bf16"),
     "stream/plain.cuh": [*_PLAIN, *_RING],
-    "stream/share.cuh": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2]],
+    "stream/share.cuh": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2], *_CODEBOOK],
     "stream/unit.cuh": [*_STREAMED[:4], *_RING, *_STREAMED[4:]],
     "tiles.cuh": [*_ORACLE, *_GROUPED, *_SUMS],
     "validate.cu": _HELPERS[2:],

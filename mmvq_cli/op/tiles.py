@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from mmvq_cli.op.descriptor import Descriptor
 
@@ -26,14 +27,18 @@ def touched_experts(d: Descriptor) -> float:
 
 def expected_tiles(d: Descriptor, width: int) -> float:
     """Tiles of up to `width` dispatches that uniform routing would make: an expert's dispatches are binomial."""
-    n_draws, chance = _draws(d)
+    return d.n_experts * _tiles_of_one(*_draws(d), width)
+
+
+@lru_cache(maxsize=256)
+def _tiles_of_one(n_draws: int, chance: float, width: int) -> float:
     if chance == 1 or n_draws * chance > _MOST_EACH:
-        return d.n_experts * math.ceil(n_draws * chance / width)
+        return math.ceil(n_draws * chance / width)
     probability, tiles = (1 - chance) ** n_draws, 0.0  # of none
     for count in range(1, min(n_draws, 4 * _MOST_EACH) + 1):
         probability *= (n_draws - count + 1) / count * chance / (1 - chance)
         tiles += probability * math.ceil(count / width)
-    return d.n_experts * tiles
+    return tiles
 
 
 def _draws(d: Descriptor) -> tuple[int, float]:

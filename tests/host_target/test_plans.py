@@ -119,12 +119,16 @@ SUMS = {
 }
 
 
-def judged(plan, args, output):
-    d = plan.descriptor
+def exact(d, args):
     arrays = HostArgs(
         args.weights, args.activations, args.sorted_token_ids, args.expert_offsets, args.topk_weights, args.output
     )
-    reference = exact_product(d, arrays)
+    return exact_product(d, arrays)
+
+
+def judged(plan, args, output):
+    d = plan.descriptor
+    reference = exact(d, args)
     if d.adds:
         old = widen(args.output, d.dtype).astype(np.float64)
         reference = Reference(reference.values + old, reference.magnitude + np.abs(old))
@@ -264,7 +268,7 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
         (
             "Q4_K",
             Dtype.F16,
-            Case("uniform", n_experts=2, n_rows=20, n_cols=7168, top_k=1),
+            Case("uniform", n_experts=2, n_rows=20, n_cols=7168, n_tokens=4, top_k=1),
             {"has_boxes": 1, "n_segments": 2},
         ),
         # Five slices in the first segment, four in the second.
@@ -282,6 +286,13 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
             {"has_boxes": 0, "run": 3, "n_slices": 11},
         ),
         ("Q4_0", Dtype.F16, Case("uniform", n_experts=300, n_rows=3, n_cols=32, n_tokens=20), {"n_row_tiles": 1}),
+        # Activations of one column are multiplied by another power of two than those of the next.
+        (
+            "BF16",
+            Dtype.BF16,
+            Case("uniform", n_experts=1, n_cols=40, n_tokens=20, top_k=1, activations="large"),
+            {"columns": 16},
+        ),
     ],
     ids=[
         "long-rows",
@@ -291,6 +302,7 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
         "unequal-segments",
         "floats-end-in-a-chunk",
         "ten-experts-a-lane",
+        "floats-of-all-sizes",
     ],
 )
 def test_shapes_that_the_cases_have_not(name, dtype, case, wanted):
@@ -300,6 +312,20 @@ def test_shapes_that_the_cases_have_not(name, dtype, case, wanted):
     (launch,) = plan.launches
     assert dict(launch.values).items() >= wanted.items()
     check(plan, case, case.args(d), seeds=range(2))
+
+
+@pytest.mark.parametrize("preference", [Preference.FASTEST, Preference.REPRODUCIBLE])
+def test_sums_beyond_the_largest_float_are_infinite(preference):
+    """Not NaN, where parts of an activation have sums of either sign."""
+    case = Case("uniform", n_tokens=3, top_k=1, modes=TO_DISPATCHES, activations="large")
+    d = case.descriptor(FORMATS["MXFP4"], Dtype.BF16)
+    args = case.args(d)
+    args.weights.reshape(-1, d.format.type_size)[:, 0] = 252  # 2^124
+    values = exact(d, args).values
+    output = widen(run_on_host(Plan.select(d, DEVICES[1], preference), args), d.dtype)
+    beyond = np.abs(values) > 2.0**129
+    assert beyond.mean() > 0.25
+    assert np.array_equal(output[beyond], np.copysign(np.inf, values[beyond]))
 
 
 @pytest.mark.parametrize("dtype", [Dtype.F16, Dtype.BF16])

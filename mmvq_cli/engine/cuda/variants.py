@@ -143,11 +143,13 @@ def format_variants(format: Format, architecture: str) -> tuple[Variant, ...]:
 
 
 def _kind(launch: Launch) -> str:
-    """What tells a format's launches of the same source apart: mma columns, and whether they are digits."""
+    """What tells a format's launches of the same source apart: mma columns, and what is multiplied."""
     if launch.source != "stream.cu":
         return ""
     values = dict(launch.defines)
-    return f" x{values['MMVQ_COLUMN_TILES']}" + (" digits" if values["MMVQ_DIGITS"] else "")
+    are_halves = values["MMVQ_BLOCK_SIZE"] == 1 and not values["MMVQ_PLAIN"]
+    operands = " digits" if values["MMVQ_DIGITS"] else " halves" if are_halves else ""
+    return f" x{values['MMVQ_COLUMN_TILES']}{operands}"
 
 
 def all_variants(architecture: str) -> tuple[Variant, ...]:
