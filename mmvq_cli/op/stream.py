@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
 from mmvq_cli.op.block import Block, blocks_for
 from mmvq_cli.op.boxes import LONGEST_ROW, Boxes, can_box
 from mmvq_cli.op.copies import copies_of
-from mmvq_cli.op.descriptor import Descriptor
+from mmvq_cli.op.descriptor import Accumulate, Descriptor, OutputMode, Rows
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.operands import Operands, digits_of, halves_of, has_digits, operands_of
 from mmvq_cli.op.tiles import expected_tiles, touched_experts, wanted_widths
@@ -136,30 +136,36 @@ class StreamShape:
         )
 
 
-@lru_cache(maxsize=256)  # a rule asks for it, then the plan
 def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The widest fitting tile that the dispatches per touched expert ask for; None when the kernel cannot run."""
-    if not _can_stream(d, device):
-        return None
-    return _widest(d, operands_of(d), device)
+    return _widest(_sizes(d), operands_of(d), device) if _can_stream(d, device) else None
 
 
-@lru_cache(maxsize=256)
 def halves_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The same for plain floats as f16; None for block formats, and in narrow tiles: products in f32 are as fast."""
     if not d.format.is_float or not _can_stream(d, device) or wanted_widths(d)[-1] <= _PLAIN_COLUMNS:
         return None
-    return _widest(d, halves_of(d), device)
+    return _widest(_sizes(d), halves_of(d), device)
 
 
-@lru_cache(maxsize=256)
 def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The same with digits for activations; None where f16 is faster: in wide tiles and some formats."""
     if not _can_stream(d, device) or not has_digits(d):
         return None
     width = min(wanted_widths(d)[-1], _DIGIT_COLUMNS)
     are_few = expected_tiles(d, width) <= d.format.digit_tiles * touched_experts(d)
-    return _fill(d, digits_of(d), width, device) if are_few else None
+    return _fill(_sizes(d), digits_of(d), width, device) if are_few else None
+
+
+def _sizes(d: Descriptor) -> Descriptor:
+    """The problem with ordinary modes, which change no shape: all of them share what is computed once."""
+    return replace(
+        d,
+        activation_rows=Rows.TOKEN,
+        output_rows=Rows.TOKEN,
+        output_mode=OutputMode.OVERWRITE,
+        accumulate=Accumulate.ORDERED,
+    )
 
 
 def _widest(d: Descriptor, operands: Operands, device: Device) -> StreamShape | None:
@@ -181,6 +187,7 @@ def _can_stream(d: Descriptor, device: Device) -> bool:
     return are_whole_vectors and are_counted and not d.is_empty and device.compute_capability >= (9, 0)
 
 
+@lru_cache(maxsize=256)  # a rule asks for it, then the plan
 def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
     """The block, the rows and the segment for this width; boxes before other copies, four stages before three."""
     for needs_boxes in (True, False):
