@@ -161,13 +161,14 @@ def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Pr
     are_halves = d.format.is_float and not operands.is_plain
     rule = "stream_digits" if operands.digits else "stream_halves" if are_halves else "stream"
     exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if operands.is_plain else d.dtype]
+    tile = "each dispatch" if shape.columns == 1 else f"each tile of up to {shape.columns} dispatches"
     # A token alone, or one of a crowd, would be multiplied in another way.
     changes = has_digits(d) and preference is not Preference.REPRODUCIBLE
     changes |= d.format.is_float and preference is Preference.FASTEST
     return Choice(
         rule=rule,
-        reason=f"each tile of up to {shape.columns} dispatches streams its rows through shared memory once, in "
-        f"{shape.n_stages} stages of {shape.segment} weights; {arithmetic}",
+        reason=f"{tile} streams its rows through shared memory once, in {shape.n_stages} stages of {shape.segment} "
+        f"weights; {arithmetic}",
         sku=_sku(rule, d, device),
         guarantee=PrecisionGuarantee(
             math="i8" if operands.digits else "f32" if operands.is_plain else "f16",
