@@ -41,9 +41,7 @@ ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {
     ("stream.cu Q4_1 f32 x2", "sm_100"): 16,
     ("stream.cu Q4_1 f16 x2", "sm_100"): 20,
     ("grouped.cu Q5_0 bf16", "sm_100"): 20,
-    ("stream.cu Q5_1 f32 x2", "sm_100"): 16,
     ("grouped.cu Q8_0 bf16", "sm_100"): 20,
-    ("grouped.cu MXFP4 f32", "sm_100"): 20,
     ("grouped.cu IQ3_S f16", "sm_100"): 16,
     ("stream.cu TQ1_0 f32 x1", "sm_100"): 52,
     ("grouped.cu TQ1_0 f32", "sm_100"): 20,
@@ -51,7 +49,9 @@ ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {
     ("stream.cu TQ1_0 f16 x1", "sm_100"): 8,
     ("stream.cu TQ1_0 bf16 x1", "sm_100"): 52,
     ("grouped.cu TQ2_0 f16", "sm_100"): 20,
+    ("stream.cu F32 f16 x1 halves", "sm_100"): 44,
     ("grouped.cu F32 bf16", "sm_100"): 32,
+    ("stream.cu F32 bf16 x1 halves", "sm_100"): 44,
     ("grouped.cu F16 f16", "sm_100"): 32,
     ("grouped.cu F16 bf16", "sm_100"): 32,
     ("grouped.cu BF16 f16", "sm_100"): 32,
@@ -59,7 +59,7 @@ ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {
     ("stream.cu Q4_1 f32 x2", "sm_120"): 24,
     ("stream.cu Q4_1 f16 x2", "sm_120"): 28,
     ("stream.cu Q4_1 bf16 x2", "sm_120"): 16,
-    ("stream.cu Q5_1 f32 x2", "sm_120"): 16,
+    ("stream.cu Q5_1 f32 x2", "sm_120"): 24,
     ("stream.cu Q5_1 f16 x1", "sm_120"): 8,
     ("stream.cu Q5_1 f16 x2", "sm_120"): 28,
     ("stream.cu Q5_1 bf16 x2", "sm_120"): 16,
@@ -67,6 +67,8 @@ ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {
     ("stream.cu TQ1_0 f32 x1", "sm_120"): 52,
     ("stream.cu TQ1_0 f16 x1", "sm_120"): 8,
     ("stream.cu TQ1_0 bf16 x1", "sm_120"): 52,
+    ("stream.cu F32 f16 x1 halves", "sm_120"): 116,
+    ("stream.cu F32 bf16 x1 halves", "sm_120"): 116,
 }
 
 # Sizes on both sides of what a rule may look at: dispatches per expert, columns, rows.
