@@ -185,6 +185,9 @@ def _small_columns(format: Format) -> int:
     return format.block_size * (1 if format.block_size >= 256 else 3)
 
 
+_MANY_EXPERTS = 24  # of which a case's 12 dispatches make tiles of one or two
+
+
 def _named(format: Format, dtype: Dtype) -> Iterator[EdgeCase]:
     """The adversarial cases that have a name."""
     dispatch, add = Rows.DISPATCH, OutputMode.ADD
@@ -192,11 +195,17 @@ def _named(format: Format, dtype: Dtype) -> Iterator[EdgeCase]:
     start = "small_start" if any(field.kind == "e8m0" for field in format.scales) else "ordinary"
     yield _case(format, dtype, Edge(name="no-dispatch"), routing="none")
     yield _case(format, dtype, Edge(name="no-columns"), columns=0)
-    yield _case(format, dtype, Edge(name="nonfinite", activations="nonfinite", is_weighted=True))
-    yield _case(format, dtype, Edge(name="large", activations="large", output_rows=dispatch))
-    yield _case(format, dtype, Edge(name="subnormal", activations="subnormal", weights="unit", output_rows=dispatch))
-    yield _case(format, dtype, Edge(name="special-scales", activations=start, weights="special", output_rows=dispatch))
-    yield _case(format, dtype, Edge(name="zero-weights", weights="zero", is_weighted=True))
+    edges = (
+        Edge(name="nonfinite", activations="nonfinite", is_weighted=True),
+        Edge(name="large", activations="large", output_rows=dispatch),
+        Edge(name="subnormal", activations="subnormal", weights="unit", output_rows=dispatch),
+        Edge(name="special-scales", activations=start, weights="special", output_rows=dispatch),
+        Edge(name="zero-weights", weights="zero", is_weighted=True),
+    )
+    for edge in edges:
+        yield _case(format, dtype, edge)
+        if format.digit_tiles and dtype is not Dtype.F32:  # narrow tiles have another arithmetic
+            yield _case(format, dtype, replace(edge, name=f"{edge.name}-narrow"), experts=_MANY_EXPERTS)
     yield _case(format, dtype, Edge(name="one-row-added", output_mode=add, is_weighted=True), rows=1)
     atomic = Edge(name="atomic-sum", output_mode=add, is_weighted=True)
     yield _case(format, dtype, atomic, top_k=8, routing="repeated", accumulate=Accumulate.ATOMIC)

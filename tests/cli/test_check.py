@@ -52,7 +52,7 @@ def test_list_prints_ids_and_runs_nothing(check, tmp_path):
 
 
 def test_a_pattern_chooses(check):
-    code, out, _ = check("-k", "nonfinite", "--dtype", "f16", "--formats", "Q4_0", "--list")
+    code, out, _ = check("-k", "nonfinite$", "--dtype", "f16", "--formats", "Q4_0", "--list")
     assert (code, out) == (ExitCode.OK, "check/Q4_0/f16-nonfinite\n")
     assert check("-k", "nothing-like-it")[0] == ExitCode.NOTHING_MATCHED
 

@@ -35,7 +35,7 @@ def test_every_format_and_dtype_is_there_and_every_id_is_its_own(matrix):
 
 def test_sizes_of_the_matrices():
     assert len(matrix_suite("sanitizer").cases) <= 210
-    assert len(matrix_suite("quick").cases) <= 16 * len(FORMATS) * len(Dtype)
+    assert len(matrix_suite("quick").cases) <= 18 * len(FORMATS) * len(Dtype)
     assert len(matrix_suite("full").cases) < 4000
 
 
@@ -202,3 +202,17 @@ def test_records_state_the_modes_of_the_edge(session):
     assert record.axes.output_mode is OutputMode.ADD
     assert record.axes.tensor_name == "one-row-added"
     assert record.timing is None
+
+
+@pytest.mark.parametrize("matrix", ["quick", "full"])
+@pytest.mark.parametrize("name", [format.name for format in FORMATS.values() if format.digit_tiles])
+def test_values_that_break_arithmetic_meet_each_arithmetic(matrix, name):
+    device = find_device("H200")
+    rules = {}
+    for case in matrix_suite(matrix, (name,), (Dtype.BF16,)).cases:
+        if case.edge.activations != "ordinary" or case.edge.weights:
+            rules.setdefault(case.edge.name.removesuffix("-narrow"), set()).add(
+                Plan.select(case.descriptor, device, case.preference).rule
+            )
+    assert len(rules) == 5
+    assert all(found == {"stream", "stream_digits"} for found in rules.values())

@@ -102,11 +102,26 @@ CASES = {
     ),
     "one-expert": Case("uniform", n_experts=1, n_rows=5, n_tokens=37, top_k=1, columns=1, modes=TO_DISPATCHES),
     "four-each": Case("uniform", n_experts=2, n_tokens=6, top_k=1, columns=1, float_columns=40, modes=TO_DISPATCHES),
-    "nonfinite": Case("uniform", activations="nonfinite", columns=1, float_columns=40),
+    # Few dispatches for each expert, so that all arithmetics meet such values.
+    "nonfinite": Case("uniform", n_experts=24, activations="nonfinite", columns=1, float_columns=40),
     # As check's own: with other scales each product of f32 is a rounded subnormal, on any kernel.
-    "tiny": Case("uniform", activations="subnormal", weights="unit", columns=1, modes=TO_DISPATCHES, weighted=False),
+    "tiny": Case(
+        "uniform",
+        n_experts=24,
+        activations="subnormal",
+        weights="unit",
+        columns=1,
+        modes=TO_DISPATCHES,
+        weighted=False,
+    ),
     "special-scales": Case(
-        "uniform", activations="small_start", weights="special", float_columns=40, modes=TO_DISPATCHES, max_blocks=3
+        "uniform",
+        n_experts=24,
+        activations="small_start",
+        weights="special",
+        float_columns=40,
+        modes=TO_DISPATCHES,
+        max_blocks=3,
     ),
     "no-columns": Case("uniform", columns=0),
 }
