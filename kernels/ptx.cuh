@@ -222,11 +222,11 @@ void host_barrier_expect(uint64_t* barrier, uint32_t bytes, const char* file, in
 void host_barrier_wait(uint64_t* barrier, uint32_t parity, const char* file, int line);
 void host_publish(int32_t* counter, int32_t value);
 int32_t host_await(const int32_t* counter, int32_t at_least, const char* file, int line);
-// Arrives some time later: at `barrier`, or (null) with the thread's group of copies.
+// Arrives some time later: at `barrier`, if there is one.
 void host_copy(void* to, const void* from, uint32_t n_bytes, uint32_t alignment, uint64_t* barrier, const char* file,
                int line);
-void host_copy_commit();
-void host_copy_wait(uint32_t n_groups);
+// Arrives when all copies that this thread asked for without a barrier are there.
+void host_barrier_arrive_behind_copies(uint64_t* barrier, const char* file, int line);
 void* host_dynamic_shared();
 // Between the two, this thread's accesses are one indivisible operation.
 void host_atomic_begin();
@@ -391,18 +391,20 @@ DEVICE void copy_box(void* to, const TensorMap& map, int32_t x, int32_t y, uint6
     }
 }
 
-DEVICE void copy_async(void* to, const void* from, CALLER) { host_copy(to, from, 16, 16, nullptr, file, line); }
+DEVICE void copy_line(void* to, const void* from, uint32_t n_bytes, CALLER) {
+    static const uint4 zeros = {};
+    assert(reinterpret_cast<uintptr_t>(to) % 16 == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0 && n_bytes <= 16);
+    if (n_bytes) host_copy(to, from, n_bytes, 1, nullptr, file, line);
+    if (n_bytes < 16) host_copy(static_cast<uint8_t*>(to) + n_bytes, &zeros, 16 - n_bytes, 1, nullptr, file, line);
+}
+
+DEVICE void barrier_arrive_behind_copies(uint64_t* barrier, CALLER) {
+    host_barrier_arrive_behind_copies(barrier, file, line);
+}
 
 DEVICE void start_overlapped() {}  // grids run one after the other here
 
 DEVICE void prefetch(const void*) {}
-
-DEVICE void copy_async_commit() { host_copy_commit(); }
-
-template <int Groups>
-DEVICE void copy_async_wait() {
-    host_copy_wait(Groups);
-}
 
 // ---- Tensor cores. Fragments as in the PTX manual; a sum is exact here and rounded once, a GPU's may differ from it.
 
@@ -549,7 +551,8 @@ DEVICE T atomic_compare_and_swap(T* target, T expected, T desired) {
     return atomicCAS(target, expected, desired);
 }
 
-// ---- Copies that go on by themselves, and the barriers that they arrive at (sm_90; copy_async is older).
+// ---- Copies that go on by themselves, and the barriers that they arrive at. Bulk copies, boxes and bytes that a barrier expects
+// came with sm_90, the rest with sm_80.
 
 // The memory that the launch asked for, 128-byte aligned.
 DEVICE uint8_t* dynamic_shared() {
@@ -574,8 +577,12 @@ DEVICE void barrier_init(uint64_t* barrier, uint32_t n_arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(n_arrivals) : "memory");
 }
 
-// Shows the barriers to the copies, which see memory in another way than threads do.
-DEVICE void barrier_init_done() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+// Shows the barriers to bulk copies, which see memory in another way than threads do.
+DEVICE void barrier_init_done() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
 
 DEVICE void barrier_arrive(uint64_t* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
@@ -594,10 +601,15 @@ DEVICE void barrier_expect(uint64_t* barrier, uint32_t n_bytes) {
 }
 
 // Waits until the phase of this parity has ended; the first phase has parity 0.
+#if __CUDA_ARCH__ >= 900
+#define TEST_OR_TRY_WAIT "mbarrier.try_wait"
+#else
+#define TEST_OR_TRY_WAIT "mbarrier.test_wait"
+#endif
 DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
     asm volatile("{\n"
                  ".reg .pred ended;\n"
-                 "again_%=: mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\n"
+                 "again_%=: " TEST_OR_TRY_WAIT ".parity.shared::cta.b64 ended, [%0], %1;\n"
                  "@!ended bra again_%=;\n"
                  "}" ::"r"(shared_address(barrier)),
                  "r"(parity)
@@ -652,12 +664,17 @@ DEVICE void copy_box(void* to, const TensorMap& map, int32_t x, int32_t y, uint6
                  : "memory");
 }
 
-// Copies 16 bytes from global to shared memory, past L1; a thread waits for its own groups of copies.
-DEVICE void copy_async(void* to, const void* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+// Copies a 16-byte line from global to shared memory, past L1; only its first `n_bytes` are read, the others become zero.
+DEVICE void copy_line(void* to, const void* from, uint32_t n_bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(n_bytes)
+                 : "memory");
 }
 
-DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// One of the arrivals that the barrier was set up for, when all lines that this thread copied before are there. What it stored
+// itself is not said to be.
+DEVICE void barrier_arrive_behind_copies(uint64_t* barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
 
 // Every kernel that a plan launches as overlapping (Launch.overlaps) calls this before it touches global memory: the next
 // kernel of the stream may be set up from now on, and all that the kernels before this one wrote is there afterwards.
@@ -672,12 +689,6 @@ DEVICE void start_overlapped() {
 
 // Brings the line that holds `p` into the L2 cache.
 DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-
-// Waits until at most `Groups` of the thread's groups are on their way.
-template <int Groups>
-DEVICE void copy_async_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(Groups) : "memory");
-}
 
 // ---- Tensor cores.
 

@@ -176,7 +176,9 @@ stream(const GRID_CONSTANT Problem p, const GRID_CONSTANT Shape shape, const GRI
         publish(s.n_issued, 0);
         barrier_init(s.staged, shape.warps);
         barrier_init_done();
-        if (shape.has_boxes) prefetch_map(map);
+        if constexpr (HAS_BULK_COPIES) {
+            if (shape.has_boxes) prefetch_map(map);
+        }
     }
     copy_grid(shape, s);
     block_barrier();  // shows the initialized barriers and the codebook to all threads

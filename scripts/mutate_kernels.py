@@ -62,6 +62,7 @@ _STREAMED = [
     *_products("Q8_0-f16", "Q4_K-f32", "Q6_K-bf16", "Q2_K-f16", "TQ1_0-f32", "MXFP4-f16", "Q5_1-bf16", "IQ1_M-f32"),
     *_products("NVFP4-f16", "MXFP4-bf16", "IQ4_XS-f16", "Q4_0-f16"),
 ]
+_LINES = [f"{_PLANS}test_rows_that_are_copied_by_lines[{name}]" for name in ("Q6_K", "Q4_K", "IQ1_S", "F32")]
 _PLAIN = _products("F16-f16", "F32-f32", "BF16-f32", "F16-bf16")
 _DIGITS = _products(
     "Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f16", "Q5_1-bf16", "Q4_K-f16", "Q5_K-bf16", "MXFP4-bf16"
@@ -76,6 +77,7 @@ _BITS = [f"tests/host_target/test_bits.py::test_the_bits_are_the_committed_ones[
 _ATOMIC = [f"{_PLANS}test_sums_by_atomics_are_complete_whatever_interrupts"]
 _BROKEN = [f"{_PLANS}test_a_routing_that_breaks_the_contract_reaches_nothing_outside"]
 _BEYOND = [f"{_PLANS}test_sums_beyond_the_largest_float_are_infinite"]
+_INFINITE = [f"{_PLANS}test_an_infinite_weight_is_seen_in_its_rows_and_in_no_other"]
 _ORACLE = [f"{_OTHER}test_oracle"]
 _TARGET = ["tests/host_target/test_target.py", "tests/host_target/test_pipeline.py"]
 
@@ -100,12 +102,12 @@ TESTS = {
     "stream.cu": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2], *_CODEBOOK, *_BEYOND],
     "stream/activations.cuh": [*_STREAMED, *_RING, *_PLAIN[:2], *_DIGITS[-3:]],
     "stream/chunk.cuh": [*_STREAMED, *_RING, *_PLAIN[:1]],
-    "stream/copy.cuh": [*_STREAMED[:4], *_RING, *_STREAMED[4:]],
-    "stream/floats.cuh": [*_PLAIN, *_RING[1:]],
+    "stream/copy.cuh": [*_STREAMED[:4], *_LINES, *_RING, *_STREAMED[4:]],
+    "stream/floats.cuh": [*_PLAIN, *_RING[1:], *_INFINITE],
     "stream/halves.cuh": _STREAMED,
     "stream/integers.cuh": _DIGITS,
     "stream/mins.cuh": _products("Q4_K-f16", "Q2_K-f16", "Q5_K-bf16"),
-    "stream/plain.cuh": [*_PLAIN, *_RING],
+    "stream/plain.cuh": [*_PLAIN, *_RING, *_INFINITE],
     "stream/share.cuh": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2], *_CODEBOOK],
     "stream/unit.cuh": [*_STREAMED[:4], *_RING, *_STREAMED[4:]],
     "tiles.cuh": [*_ORACLE, *_GROUPED, *_SUMS],

@@ -38,6 +38,35 @@ DEVICE void copy_segment(const Problem& p, const Shape& shape, Tile tile, int32_
     barrier_arrive(full);
 }
 
+// The same without bulk copies: lines of 16 bytes, by as many lanes as a row has lines. Rows follow each other in the inner loop,
+// for a lane to ask for several lines at once. Of the tensor's last line, only the bytes inside are read.
+DEVICE void copy_by_lines(const Problem& p, const Shape& shape, Tile tile, int32_t first_row, int32_t first_weight,
+                          uint8_t* stage, uint64_t* full) {
+    const int64_t packed_bytes = row_bytes(p.n_cols);
+    const int64_t row_of_all = static_cast<int64_t>(tile.expert) * p.n_rows_per_expert + first_row;
+    const int64_t from_start = row_of_all * packed_bytes + row_bytes(first_weight);
+    const int64_t rest = p.n_experts * (p.n_rows_per_expert * packed_bytes) - from_start;
+    const uint8_t* const first = p.weights + from_start;
+    const int32_t inside = rest < 1 << 30 ? static_cast<int32_t>(rest) : 1 << 30;  // more than an item's rows have
+    const int32_t pitch = static_cast<int32_t>(packed_bytes),
+                  first_phase = static_cast<int32_t>(address_of(first) % 16);
+    const int32_t n_bytes = static_cast<int32_t>(row_bytes(min(shape.segment, p.n_cols - first_weight)));
+    const int32_t n_rows = min(shape.rows, p.n_rows_per_expert - first_row);
+    int32_t lane_shift = 5;  // log2(lanes of a row)
+    while (lane_shift > 0 && 15 + n_bytes <= 8 << lane_shift) --lane_shift;
+    const int32_t lanes = 1 << lane_shift;
+    for (int32_t at = 16 * (lane_index() & (lanes - 1)); at < 15 + n_bytes; at += 16 * lanes) {
+#pragma unroll 4
+        for (int32_t row = lane_index() >> lane_shift; row < n_rows; row += 32 >> lane_shift) {
+            const int32_t phase = (first_phase + row * pitch) & 15;
+            const int32_t begin = row * pitch - phase + at;  // from `first` on
+            if (at >= phase + n_bytes) continue;
+            copy_line(stage + row * shape.row_slot + at, first + begin, min(16, inside - begin));
+        }
+    }
+    barrier_arrive_behind_copies(full);
+}
+
 // Units that a stage from `weight` on has not, because rows end in it: nobody else says that they are done.
 DEVICE int32_t missing(const Shape& shape, int32_t weight, int32_t n_cols) {
     return weight + shape.segment < n_cols ? 0 : shape.n_segments * shape.units - shape.item_units;
@@ -60,7 +89,9 @@ DEVICE void copy_items(const Problem& p, const Shape& shape, const TensorMap& ma
                 for (int32_t i = missing(shape, weight, p.n_cols); i > 0; --i) barrier_arrive(s.empty + stage);
             }
             uint8_t* const target = s.stages + stage * shape.stage_bytes;
-            if (!shape.has_boxes) {
+            if constexpr (!HAS_BULK_COPIES) {
+                copy_by_lines(p, shape, tile, first_row, weight, target, s.full + stage);
+            } else if (!shape.has_boxes) {
                 copy_segment(p, shape, tile, first_row, weight, target, s.full + stage);
             } else if (lane_index() == 0) {
                 copy_as_box(p, shape, map, tile, first_row, weight, target, s.full + stage);

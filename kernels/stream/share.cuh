@@ -1,9 +1,10 @@
 // How the streaming kernel's work is cut: the plan's shape, tiles and items, a block's share of them, its shared memory.
 #include "mma.cuh"
 
-constexpr int N_TILES = MMVQ_COLUMN_TILES;         // of 8 mma columns
-constexpr int SUMMING_WARPS = MMVQ_SUMMING_WARPS;  // 1, or 2 that take turns
-constexpr int MIN_GROUPS = MMVQ_MIN_GROUPS;        // of 256 weights, where the format has Mins; else 0
+constexpr int N_TILES = MMVQ_COLUMN_TILES;          // of 8 mma columns
+constexpr int SUMMING_WARPS = MMVQ_SUMMING_WARPS;   // 1, or 2 that take turns
+constexpr bool HAS_BULK_COPIES = MMVQ_BULK_COPIES;  // from sm_90 on
+constexpr int MIN_GROUPS = MMVQ_MIN_GROUPS;         // of 256 weights, where the format has Mins; else 0
 constexpr int MAX_STAGES = 8, MAX_BUFFERS = 8;
 constexpr int CHUNK = 256;
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from mmvq_cli import __version__
 from mmvq_cli.driver import CUDA_EXTRAS, Driver, format_cuda_version, query_driver
 from mmvq_cli.errors import EnvironmentInvalid
+from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY
 from mmvq_cli.resources import resource_root
 
-OLDEST_COMPUTE_CAPABILITY = (8, 0)
 PROBE_TIMEOUT_S = 120
 PROBE_MARK = "mmvq-probe:"  # as in cuda/probe.py, which is a program and not imported here
 

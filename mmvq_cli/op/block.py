@@ -20,7 +20,7 @@ _GRID_BYTES, _SMALL_GRID_BYTES = 64 * 1024, 32 * 1024  # of codebooks, and with 
 _SHORT_ROW = 768  # weights up to which two blocks are faster: their items' starts and ends overlap
 
 # Shared memory of a multiprocessor that blocks can have, in bytes, by compute capability (CUDA programming guide).
-_SHARED_BYTES = {(9, 0): 233_472, (10, 0): 233_472}
+_SHARED_BYTES = {(8, 0): 167_936, (8, 7): 167_936, (9, 0): 233_472, (10, 0): 233_472, (10, 3): 233_472}
 _SHARED_BYTES_ELSEWHERE = 102_400
 _RESERVED_BYTES = 1024  # of each block
 
@@ -31,7 +31,7 @@ class Block:
 
     `shared_bytes` is what its dynamic shared memory may have, `grid_bytes` what copies of a codebook may have of it,
     `max_threads` what the kernel is compiled for: all blocks of a multiprocessor together, so that one kernel serves
-    any number of them.
+    any number of them. Without `has_bulk_copies` its lanes copy 16 bytes each.
     """
 
     per_multiprocessor: int
@@ -40,6 +40,7 @@ class Block:
     shared_bytes: int
     max_threads: int
     grid_bytes: int
+    has_bulk_copies: bool
 
     @property
     def threads(self) -> int:
@@ -64,8 +65,9 @@ def blocks_for(
         warps = min(warps, _COPIER_WARPS)
     has_halves = column_tiles == 1 and not operands.is_plain
     max_threads = 2 * _threads(_HALF_WARPS, summing) if has_halves else _threads(warps, summing)
-    whole = Block(1, warps, summing, shared - _RESERVED_BYTES, max_threads, grid_bytes)
-    half = Block(2, _HALF_WARPS, summing, shared // 2 - _RESERVED_BYTES, max_threads, grid_bytes // 2)
+    has_bulk = device.has_bulk_copies
+    whole = Block(1, warps, summing, shared - _RESERVED_BYTES, max_threads, grid_bytes, has_bulk)
+    half = Block(2, _HALF_WARPS, summing, shared // 2 - _RESERVED_BYTES, max_threads, grid_bytes // 2, has_bulk)
     return (half, whole) if has_halves and d.n_cols <= _SHORT_ROW else (whole,)
 
 

@@ -1,4 +1,4 @@
-"""How an item's rows lie in a stage of shared memory: as boxes, together as they lie, or each by a copy of its own."""
+"""How an item's rows lie in a stage of shared memory: as boxes, together as they lie, or each copied by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROUNDING_BYTES = 32  # that the first and the last line of such a copy may have
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Rows `row_slot` bytes apart in `n_bytes`: `boxes`, or one copy if `are_together`, or one for each row."""
+    """Rows `row_slot` bytes apart in `n_bytes`: `boxes`, or one copy if `are_together`, or some for each row."""
 
     row_slot: int
     n_bytes: int
@@ -23,13 +23,15 @@ class Copies:
     are_together: bool
 
 
-def copies_of(d: Descriptor, operands: Operands, rows: int, segment_bytes: int, are_whole: bool) -> Copies:
+def copies_of(
+    d: Descriptor, operands: Operands, rows: int, segment_bytes: int, are_whole: bool, has_bulk_copies: bool
+) -> Copies:
     """What is best for segments of this size, which may be `are_whole` rows."""
-    boxes = find_boxes(d, rows, segment_bytes, _box_slot(d, operands, segment_bytes))
+    boxes = find_boxes(d, rows, segment_bytes, _box_slot(d, operands, segment_bytes)) if has_bulk_copies else None
     if boxes:
         row_slot = boxes.box_width * UNIT
         return Copies(row_slot, rows * row_slot, boxes, False)
-    if are_whole and _are_short(d):
+    if are_whole and _are_short(d) and has_bulk_copies:
         row_slot = d.format.row_bytes(d.n_cols)
         return Copies(row_slot, rows * row_slot + _ROUNDING_BYTES, None, True)
     row_slot = _row_slot(d, operands, segment_bytes)

@@ -10,6 +10,8 @@ from difflib import get_close_matches
 from mmvq_cli.errors import UsageError
 from mmvq_cli.resources import resource_root
 
+OLDEST_COMPUTE_CAPABILITY = (8, 0)  # that kernels run on: barriers that asynchronous copies arrive at
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
@@ -23,6 +25,11 @@ class Device:
     l2_bytes: int = 0
     memory_bytes: int = 0
     bandwidth_gb_s: float = 0.0  # by the vendor's datasheet, 1 GB = 1e9 bytes; 0 when unknown
+
+    @property
+    def has_bulk_copies(self) -> bool:
+        """Whether an instruction copies any number of bytes, or a box, to shared memory, and launches may overlap."""
+        return self.compute_capability >= (9, 0)
 
     @property
     def architecture(self) -> str:

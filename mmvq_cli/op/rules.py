@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 
 from mmvq_cli.errors import Unsupported
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, Dtype
-from mmvq_cli.op.device import Device
+from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY, Device
 from mmvq_cli.op.operands import has_digits
 from mmvq_cli.op.plan import Launch, Preference, Sku
 from mmvq_cli.op.precision import DEFAULT_ERROR_CONSTANT, PrecisionGuarantee
 from mmvq_cli.op.stream import StreamShape, digit_shape, halves_shape, stream_shape
-
-MINIMUM_COMPUTE_CAPABILITY = (8, 0)
 
 # Shape of the grouped kernel; the same names reach kernels/grouped.cu as defines.
 WARPS = 4
@@ -65,7 +63,7 @@ def choose(descriptor: Descriptor, device: Device, preference: Preference) -> Ch
             return rule.build(descriptor, device, preference)
     raise Unsupported(
         f"{device.name} is {device.architecture}, the CUDA kernels need "
-        f"sm_{MINIMUM_COMPUTE_CAPABILITY[0]}{MINIMUM_COMPUTE_CAPABILITY[1]} or newer",
+        f"sm_{OLDEST_COMPUTE_CAPABILITY[0]}{OLDEST_COMPUTE_CAPABILITY[1]} or newer",
         "use --engine cpu",
     )
 
@@ -179,7 +177,9 @@ def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Pr
             batch_invariant=not atomic and not changes,
         ),
         # Each of these kernels waits for the one before it by itself.
-        launches=tuple(replace(launch, overlaps=True) for launch in _surrounded(d, _stream(d, device, shape))),
+        launches=tuple(
+            replace(launch, overlaps=device.has_bulk_copies) for launch in _surrounded(d, _stream(d, device, shape))
+        ),
         uses_workspace=d.combines,
     )
 
@@ -273,23 +273,29 @@ def format_defines(d: Descriptor) -> tuple[tuple[str, int], ...]:
     )
 
 
+def _may_stream(device: Device, preference: Preference) -> bool:
+    # Without bulk copies not by itself (auto): no such GPU has checked or timed it yet (kernels/README.md).
+    is_proven = device.has_bulk_copies or preference is Preference.FASTEST
+    return preference is not Preference.REFERENCE and device.backend == "cuda" and is_proven
+
+
 def _streams(d: Descriptor, device: Device, preference: Preference) -> bool:
-    return preference is not Preference.REFERENCE and device.backend == "cuda" and stream_shape(d, device) is not None
+    return _may_stream(device, preference) and stream_shape(d, device) is not None
 
 
 def _streams_halves(d: Descriptor, device: Device, preference: Preference) -> bool:
     # Not by itself (auto): no GPU has checked or timed it yet (kernels/README.md).
     is_fastest = preference is Preference.FASTEST
-    return is_fastest and device.backend == "cuda" and halves_shape(d, device) is not None
+    return is_fastest and _may_stream(device, preference) and halves_shape(d, device) is not None
 
 
 def _streams_digits(d: Descriptor, device: Device, preference: Preference) -> bool:
     is_free = preference in (Preference.AUTO, Preference.FASTEST)
-    return is_free and device.backend == "cuda" and digit_shape(d, device) is not None
+    return is_free and _may_stream(device, preference) and digit_shape(d, device) is not None
 
 
 def _runs_cuda(_: Descriptor, device: Device, __: Preference) -> bool:
-    return device.backend == "cuda" and device.compute_capability >= MINIMUM_COMPUTE_CAPABILITY
+    return device.backend == "cuda" and device.compute_capability >= OLDEST_COMPUTE_CAPABILITY
 
 
 RULES: tuple[Rule, ...] = (
@@ -303,21 +309,21 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "stream_digits",
         "cuda",
-        "few dispatches per expert: rows stream to the integer tensor cores, activations as 24-bit integers; sm_90",
+        "few dispatches per expert: rows stream to the integer tensor cores, activations of 24 bits; auto from sm_90",
         _streams_digits,
         _build_stream_digits,
     ),
     Rule(
         "stream_halves",
         "cuda",
-        "plain floats, several dispatches per expert: rows stream to the tensor cores, scaled to f16; sm_90",
+        "plain floats, several dispatches per expert: rows stream to the tensor cores, scaled to f16; fastest only",
         _streams_halves,
         _build_stream_halves,
     ),
     Rule(
         "stream",
         "cuda",
-        "rows stream once through shared memory to the tensor cores; exact weights, batch-invariant; sm_90",
+        "rows stream once through shared memory to the tensor cores; exact weights, batch-invariant; auto from sm_90",
         _streams,
         _build_stream,
     ),

@@ -16,7 +16,7 @@ from mmvq_cli.op.block import Block, blocks_for
 from mmvq_cli.op.boxes import LONGEST_ROW, Boxes, can_box
 from mmvq_cli.op.copies import copies_of
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, OutputMode, Rows
-from mmvq_cli.op.device import Device
+from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY, Device
 from mmvq_cli.op.operands import Operands, digits_of, halves_of, has_digits, operands_of
 from mmvq_cli.op.tiles import expected_tiles, touched_experts, wanted_widths
 
@@ -126,6 +126,7 @@ class StreamShape:
     def defines(self) -> tuple[tuple[str, int], ...]:
         """The compile-time values."""
         return (
+            ("MMVQ_BULK_COPIES", int(self.block.has_bulk_copies)),
             ("MMVQ_COLUMN_TILES", self.column_tiles),
             ("MMVQ_DIGITS", self.operands.digits),
             ("MMVQ_GRID_WORDS", self.operands.grid_words),
@@ -184,13 +185,15 @@ def _can_stream(d: Descriptor, device: Device) -> bool:
     are_whole_vectors = not d.format.is_float or d.n_cols % _OCTET == 0
     most_stages = d.m_total * -(-d.n_rows_per_expert // 16) * _slicing(d)[2]  # of all blocks together
     are_counted = most_stages < _COUNTED_STAGES * max(device.sm_count, 1)
-    return are_whole_vectors and are_counted and not d.is_empty and device.compute_capability >= (9, 0)
+    return (
+        are_whole_vectors and are_counted and not d.is_empty and device.compute_capability >= OLDEST_COMPUTE_CAPABILITY
+    )
 
 
 @lru_cache(maxsize=256)  # a rule asks for it, then the plan
 def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
     """The block, the rows and the segment for this width; boxes before other copies, four stages before three."""
-    for needs_boxes in (True, False):
+    for needs_boxes in (True, False) if device.has_bulk_copies else (False,):
         blocks = blocks_for(d, operands, _column_tiles(operands, columns), needs_boxes, device)
         for block, stage_of_three in product(blocks, (_SMALL_STAGE_BYTES, _STAGE_BYTES)):
             shape = _fill_block(d, operands, columns, block, device.sm_count, needs_boxes, stage_of_three)
@@ -249,7 +252,7 @@ def _layout(
     n_chunks, run, n_slices = _slicing(d)
     rows, segment = 16 * row_groups, slices * run * _CHUNK
     packed_segment = d.format.row_bytes(min(segment, _round_up(d.n_cols, d.format.block_size)))
-    copies = copies_of(d, operands, rows, packed_segment, slices == n_slices)
+    copies = copies_of(d, operands, rows, packed_segment, slices == n_slices, block.has_bulk_copies)
     # Activations, four 16-bit parts of each group's sum, the power of two that scales all but f16.
     chunk_bytes = operands.element_bytes * _CHUNK + 8 * operands.min_groups + (16 if operands.is_scaled else 0)
     column_bytes = (n_chunks * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks

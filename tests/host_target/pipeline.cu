@@ -5,6 +5,7 @@
 #include "ptx.cuh"
 
 constexpr uint32_t A_BYTES = 512, B_BYTES = 256, STAGES = 2;
+constexpr uint32_t LAST_LINE = 10;  // bytes that are copied of b's last 16; the others count as zero
 
 #ifdef PIPELINE_BFLOAT
 #define MMA mma_bf16
@@ -56,17 +57,35 @@ KERNEL copy_by_bulk(const uint8_t* a, const uint8_t* b, float* out, int32_t n_ti
     named_barrier(1, 64);
 }
 
-// Each warp copies its own tile, 16 bytes a lane and step.
-KERNEL copy_by_lanes(const uint8_t* a, const uint8_t* b, float* out, int32_t n_tiles) {
-    uint8_t* mine = dynamic_shared() + warp_index() * (A_BYTES + B_BYTES);
-    if (warp_index() >= n_tiles) return;
-    const int lane = lane_index(), tile = warp_index();
-    copy_async(mine + 16 * lane, a + tile * A_BYTES + 16 * lane);
-    copy_async_commit();
-    if (lane < 16) copy_async(mine + A_BYTES + 16 * lane, b + tile * B_BYTES + 16 * lane);
-    copy_async_commit();
-    copy_async_wait<1>();
-    copy_async_wait<0>();
-    warp_barrier();
-    multiply_tile(mine, mine + A_BYTES, out + tile * 128);
+// Warp 0 copies a stage ahead, a line by each lane; warps 1 and 2 multiply every second tile each.
+KERNEL copy_by_lines(const uint8_t* a, const uint8_t* b, float* out, int32_t n_tiles) {
+    uint8_t* stages = dynamic_shared();
+    SHARED uint64_t full[STAGES], empty[STAGES];
+    if (thread_index() == 0) {
+        for (uint32_t i = 0; i < STAGES; ++i) {
+            barrier_init(full + i, 32);
+            barrier_init(empty + i, 32);
+        }
+        barrier_init_done();
+    }
+    block_barrier();
+    if (warp_index() == 0) {
+        const int lane = lane_index();
+        for (int tile = 0; tile < n_tiles; ++tile) {
+            const uint32_t stage = tile % STAGES, round = tile / STAGES;
+            uint8_t* to = stages + stage * (A_BYTES + B_BYTES) + 16 * lane;
+            barrier_wait(empty + stage, (round & 1) ^ 1);
+            copy_line(to, a + tile * A_BYTES + 16 * lane, 16);
+            if (lane < 16) copy_line(to + A_BYTES, b + tile * B_BYTES + 16 * lane, lane < 15 ? 16 : LAST_LINE);
+            barrier_arrive_behind_copies(full + stage);
+        }
+        return;
+    }
+    for (int tile = warp_index() - 1; tile < n_tiles; tile += 2) {
+        const uint32_t stage = tile % STAGES, round = tile / STAGES;
+        const uint8_t* from = stages + stage * (A_BYTES + B_BYTES);
+        barrier_wait(full + stage, round & 1);
+        multiply_tile(from, from + A_BYTES, out + tile * 128);
+        barrier_arrive(empty + stage);
+    }
 }

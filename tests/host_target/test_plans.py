@@ -170,8 +170,19 @@ def plans(descriptor):
     return list({plan.launches: plan for plan in selected}.values())
 
 
+BULK, LINES = ("MMVQ_BULK_COPIES", 1), ("MMVQ_BULK_COPIES", 0)
+
+
+def copies_lines(plan):
+    return any(LINES in launch.defines for launch in plan.launches)
+
+
 def kernels(plan):
-    return {(launch.source, launch.entry, launch.defines) for launch in plan.launches}
+    """Those that copy lines count as those that copy in bulk, which differ in nothing else: a test below runs some."""
+    return {
+        (launch.source, launch.entry, tuple(BULK if define == LINES else define for define in launch.defines))
+        for launch in plan.launches
+    }
 
 
 def selectable(format, dtype):
@@ -187,7 +198,7 @@ def planned(format, dtype):
     }
 
 
-def run_cases(cases, format, dtype):
+def run_cases(cases, format, dtype, by_lines=False):
     executed = set()
     for number, (name, case) in enumerate(cases.items()):
         # Two seeds for every fourth case, by turns: each case has them with a quarter of the formats.
@@ -195,6 +206,8 @@ def run_cases(cases, format, dtype):
         descriptor = case.descriptor(format, dtype)
         args = case.args(descriptor)
         for plan in plans(descriptor):
+            if copies_lines(plan) != by_lines:
+                continue
             try:
                 check(plan, case, args, seeds)
             except AssertionError as error:
@@ -209,6 +222,18 @@ def test_a_format_with_a_dtype(name, dtype):
     format = FORMATS[name]
     missing = selectable(format, dtype) - run_cases(CASES, format, dtype)
     assert not missing, f"selectable, but not run: {missing}"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_that_are_copied_by_lines(name):
+    """One dtype for each format, with which it has all its arithmetics."""
+    format, few = FORMATS[name], ("stored", "added", "long-rows", "crowded", "nonfinite", "tiny")
+    halves = (Dtype.F16, Dtype.BF16)
+    dtype = halves[format.id % 2] if format.digit_tiles or format.is_float else Dtype.F32
+    executed = run_cases({name: CASES[name] for name in few}, format, dtype, by_lines=True)
+    streams = {kernel for kernel in selectable(format, dtype) if kernel[0] == "stream.cu"}
+    assert streams
+    assert not streams - executed
 
 
 @pytest.mark.parametrize("dtype", Dtype)
@@ -308,6 +333,12 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
             Case("uniform", n_experts=1, n_cols=40, n_tokens=20, top_k=1, activations="large"),
             {"columns": 16},
         ),
+        (
+            "BF16",
+            Dtype.BF16,
+            Case("uniform", n_experts=1, n_cols=40, n_tokens=20, top_k=1, weights="special"),
+            {"columns": 16},
+        ),
     ],
     ids=[
         "long-rows",
@@ -318,6 +349,7 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
         "floats-end-in-a-chunk",
         "ten-experts-a-lane",
         "floats-of-all-sizes",
+        "subnormal-floats",
     ],
 )
 def test_shapes_that_the_cases_have_not(name, dtype, case, wanted):
@@ -341,6 +373,26 @@ def test_sums_beyond_the_largest_float_are_infinite(preference):
     beyond = np.abs(values) > 2.0**129
     assert beyond.mean() > 0.25
     assert np.array_equal(output[beyond], np.copysign(np.inf, values[beyond]))
+
+
+@pytest.mark.parametrize("n_tokens", [1, 12])
+@pytest.mark.parametrize("dtype", Dtype)
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
+def test_an_infinite_weight_is_seen_in_its_rows_and_in_no_other(name, dtype, n_tokens):
+    """The sum is infinite, also where lanes behind the row's end read its first weights; of f16 parts it may be NaN."""
+    case = Case("uniform", n_experts=1, n_tokens=n_tokens, top_k=1, n_cols=40, modes=TO_DISPATCHES, weighted=False)
+    d = case.descriptor(FORMATS[name], dtype)
+    args = case.args(d)
+    infinite = narrow(np.full(1, np.inf, np.float32), Dtype(name.lower())).view(np.uint8)
+    args.weights.reshape(d.n_rows_per_expert, -1)[::2, : infinite.size] = infinite
+    expected = widen(args.activations, d.dtype)[args.sorted_token_ids, :1] * np.float32(np.inf)
+    for preference in Preference:
+        plan = Plan.select(d, DEVICES[1], preference)
+        output = widen(run_on_host(plan, args), d.dtype)
+        assert np.isfinite(output[:, 1::2]).all()
+        assert not np.isfinite(output[:, ::2]).any()
+        if plan.rule != "stream_halves":
+            assert (output[:, ::2] == expected).all()
 
 
 @pytest.mark.parametrize("dtype", [Dtype.F16, Dtype.BF16])

@@ -59,20 +59,27 @@ struct PhaseBarrier {
     std::vector<int32_t> waiting;
 };
 
-// A copy on its way: `group` counts the commits of its thread, for copies without a barrier.
+// A copy on its way, or (no bytes) an arrival at `barrier` behind its thread's copies without one.
 struct Copy {
     char* to;
     const char* from;
-    uint32_t n_bytes, group;
+    uint32_t n_bytes;
     uint64_t* barrier;
     int32_t thread;
+    uint64_t number;  // those asked for before have smaller ones
     std::vector<uint32_t> clock;
+    const char* file;
+    int line;
+
+    bool is_behind(const Copy& other) const {
+        return !n_bytes && other.n_bytes && !other.barrier && other.thread == thread && other.number < number;
+    }
 };
 
 std::vector<Fiber> fibers;
 std::map<uint64_t*, PhaseBarrier> phase_barriers;
 std::vector<Copy> copies;
-std::vector<uint32_t> committed;  // groups of copies, of each thread
+uint64_t n_copies = 0;  // asked for so far
 std::vector<int32_t> runnable, at_block_barrier;
 std::vector<std::vector<int32_t>> at_warp;  // lanes that wait, for each warp
 NamedBarrier named_barriers[16];
@@ -223,13 +230,23 @@ void end_phase_if_complete(PhaseBarrier& barrier) {
     release(barrier.waiting);
 }
 
+void arrive(PhaseBarrier& barrier, const std::vector<uint32_t>& clock, const char* file, int line) {
+    if (!barrier.pending) fail("barrier_arrive, %s:%d: more than %u arrivals in a phase", file, line, barrier.n_arrivals);
+    merge(barrier.arriving, clock);
+    --barrier.pending;
+    end_phase_if_complete(barrier);
+}
+
 void finish_copy(size_t index) {
+    for (size_t i = 0; i < copies.size(); ++i)
+        if (copies[index].is_behind(copies[i])) index = i;
     std::swap(copies[index], copies.back());
     const Copy copy = copies.back();
     copies.pop_back();
-    memory::land(copy.to, copy.from, copy.n_bytes);
+    if (copy.n_bytes) memory::land(copy.to, copy.from, copy.n_bytes);
     if (!copy.barrier) return;
     PhaseBarrier& barrier = phase_barriers.at(copy.barrier);
+    if (!copy.n_bytes) return arrive(barrier, copy.clock, copy.file, copy.line);
     barrier.bytes_to_come -= copy.n_bytes;
     merge(barrier.arriving, copy.clock);
     end_phase_if_complete(barrier);
@@ -239,7 +256,6 @@ void run_block() {
     phase_barriers.clear();
     counters.clear();
     copies.clear();
-    committed.assign(launch->n_threads, 0);
     for (NamedBarrier& barrier : named_barriers) barrier.arrived.clear();
     for (int32_t i = 0; i < launch->n_threads; ++i) prepare(i);
     n_finished = 0;
@@ -426,13 +442,9 @@ static PhaseBarrier& find_barrier(uint64_t* barrier, uintptr_t pc, const char* f
 void host_barrier_arrive(uint64_t* address, uint32_t expected_bytes, const char* file, int line) {
     const uintptr_t pc = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
     PhaseBarrier& barrier = find_barrier(address, pc, file, line);
-    if (!barrier.pending)
-        fail("barrier_arrive, %s:%d: more than %u arrivals in a phase", file, line, barrier.n_arrivals);
     barrier.bytes_to_come += expected_bytes;
-    merge(barrier.arriving, fibers[current].clock);
+    arrive(barrier, fibers[current].clock, file, line);
     ++fibers[current].clock[current];
-    --barrier.pending;
-    end_phase_if_complete(barrier);
     runnable.push_back(current);
     to_scheduler(false);
 }
@@ -488,21 +500,22 @@ void host_copy(void* to, const void* from, uint32_t n_bytes, uint32_t alignment,
              alignment);
     if (address) find_barrier(address, pc, file, line);
     memory::take_off(to, from, n_bytes, pc);
-    copies.push_back({static_cast<char*>(to), static_cast<const char*>(from), n_bytes, committed[current], address,
-                      current, fibers[current].clock});
+    copies.push_back({static_cast<char*>(to), static_cast<const char*>(from), n_bytes, address, current, n_copies++,
+                      fibers[current].clock, file, line});
     ++fibers[current].clock[current];
     runnable.push_back(current);
     to_scheduler(false);
 }
 
-void host_copy_commit() { ++committed[current]; }
-
-void host_copy_wait(uint32_t n_groups) {
-    memory::forget();
-    for (size_t i = copies.size(); i-- > 0;) {
-        const Copy& copy = copies[i];
-        if (copy.thread == current && !copy.barrier && copy.group + n_groups < committed[current]) finish_copy(i);
-    }
+// The clock is that of the last copy: what the thread itself did since is not ordered by the arrival.
+void host_barrier_arrive_behind_copies(uint64_t* address, const char* file, int line) {
+    const uintptr_t pc = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
+    find_barrier(address, pc, file, line);
+    copies.push_back({nullptr, nullptr, 0, address, current, n_copies++, fibers[current].clock, file,
+                      line});
+    --copies.back().clock[current];
+    runnable.push_back(current);
+    to_scheduler(false);
 }
 
 void* host_dynamic_shared() { return memory::dynamic_shared(); }

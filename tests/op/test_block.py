@@ -6,7 +6,10 @@ from mmvq_cli.op.operands import operands_of
 from tests.op.problems import H200, problem
 
 
-@pytest.mark.parametrize(("capability", "shared"), [((9, 0), 233_472), ((10, 0), 233_472), ((12, 0), 102_400)])
+@pytest.mark.parametrize(
+    ("capability", "shared"),
+    [((8, 0), 167_936), ((8, 9), 102_400), ((9, 0), 233_472), ((10, 3), 233_472), ((12, 0), 102_400)],
+)
 def test_blocks_share_a_multiprocessor(capability, shared):
     device = Device(name="GPU", backend="cuda", compute_capability=capability, sm_count=1)
     blocks = blocks_for(problem(n_cols=768), operands_of(problem()), 1, True, device)

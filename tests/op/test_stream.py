@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmvq_cli.op import FORMATS, Descriptor, Device, Dtype, Plan, Preference
+from mmvq_cli.op import FORMATS, Descriptor, Device, Dtype, Plan, Preference, find_device
 from mmvq_cli.op.stream import digit_shape, halves_shape, stream_shape
 from tests.op.problems import H200, problem
 
@@ -18,15 +18,17 @@ QUANTIZED = [row for row in FORMATS.values() if not row.is_float]
     st.sampled_from(list(Dtype)),
     st.sampled_from([256, 768, 2048, 4096, 7168, 14336]),
     st.integers(1, 4096),
+    st.sampled_from([(H200, 233_472), (find_device("A100"), 167_936), (find_device("L40S"), 102_400)]),
 )
-def test_a_shape_fits_its_device_and_its_order_of_sums_knows_no_batch(format, dtype, n_cols, m_tokens):
+def test_a_shape_fits_its_device_and_its_order_of_sums_knows_no_batch(format, dtype, n_cols, m_tokens, of_device):
+    device, shared_bytes = of_device
     d = problem(format=format, dtype=dtype, n_cols=n_cols, m_tokens=m_tokens, m_total=8 * m_tokens)
-    shape = stream_shape(d, H200)
-    alone = stream_shape(replace(d, m_tokens=1, m_total=8), H200)
+    shape = stream_shape(d, device)
+    alone = stream_shape(replace(d, m_tokens=1, m_total=8), device)
     if shape is None:
         assert alone is None  # another family sums in another order
         return
-    assert (shape.shared_bytes + 1024) * shape.block.per_multiprocessor <= 233_472
+    assert (shape.shared_bytes + 1024) * shape.block.per_multiprocessor <= shared_bytes
     assert shape.block.threads * shape.block.per_multiprocessor <= shape.block.max_threads
     assert shape.n_stages >= 3
     # What the kernel divides by multiplication: any stage of a share of 2^29, any slice.
@@ -155,8 +157,24 @@ def test_what_cannot_stream_runs_the_plain_kernel(cannot):
     assert Plan.select(problem(**cannot), H200, "fastest").rule == "grouped"
 
 
-def test_older_gpus_have_no_copy_engine():
-    assert stream_shape(problem(), Device(name="A100", backend="cuda", compute_capability=(8, 0))) is None
+@pytest.mark.parametrize(("name", "rule"), [("Q4_K", "stream_digits"), ("IQ1_S", "stream"), ("F16", "stream")])
+def test_gpus_without_bulk_copies_stream_by_lines_where_the_fastest_plan_is_asked_for(name, rule):
+    """Rows lie as for copies of their own, also where others would copy boxes or all rows together."""
+    d = problem(format=FORMATS[name], n_cols=768)
+    for device in map(find_device, ("A100", "RTX-4090")):
+        assert Plan.select(d, device).rule == Plan.select(d, device, "reproducible").rule == "grouped"
+        plan = Plan.select(d, device, "fastest")
+        stream = next(launch for launch in plan.launches if launch.source == "stream.cu")
+        assert plan.rule == rule
+        assert ("MMVQ_BULK_COPIES", 0) in stream.defines
+        assert stream.boxes is None
+        assert dict(stream.values).items() >= {"has_boxes": 0, "copy_rows": 1}.items()
+        assert not any(launch.overlaps for launch in plan.launches)
+    assert any(launch.overlaps for launch in Plan.select(d, H200, "fastest").launches)
+
+
+def test_gpus_without_barriers_for_copies_do_not_stream():
+    assert stream_shape(problem(), Device(name="T4", backend="cuda", compute_capability=(7, 5), sm_count=40)) is None
 
 
 def narrow(name: str, dtype: Dtype = Dtype.F16, **changes) -> Descriptor:

@@ -1,4 +1,7 @@
-"""Every source that a plan can ask for on sm_90 compiles without spills; one test a format, so that they spread."""
+"""Every source that a plan can ask for on sm_90 compiles without spills; one test a format, so that they spread.
+
+Of the other architectures, some formats that have between them every kind of product and of copies.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import pytest
 from mmvq_cli.engine.cuda.variants import all_variants, common_variants, compile_variant, format_variants
 from mmvq_cli.errors import UsageError
 from mmvq_cli.op import FORMATS, Dtype
+from scripts.compile_kernels import DEFAULT_ARCHITECTURES
 
 pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="CuPy's NVRTC binding is not installed")
 
@@ -21,8 +25,8 @@ def _cache_in_the_checkout(monkeypatch, pytestconfig):
     monkeypatch.setenv("XDG_CACHE_HOME", str(pytestconfig.rootpath / "build" / "test-cache"))
 
 
-def check(variants):
-    compiled = [compile_variant(variant, ARCHITECTURE) for variant in variants]
+def check(variants, architecture=ARCHITECTURE):
+    compiled = [compile_variant(variant, architecture) for variant in variants]
     assert all(row.kernels and row.cubin_bytes for row in compiled)
     assert [(row.name, row.spill_bytes) for row in compiled if row.spills_too_much] == []
 
@@ -30,6 +34,13 @@ def check(variants):
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_source_of_a_format(name):
     check(format_variants(FORMATS[name], ARCHITECTURE))
+
+
+@pytest.mark.parametrize("architecture", sorted({*DEFAULT_ARCHITECTURES} - {ARCHITECTURE}))
+@pytest.mark.parametrize("name", ["Q4_K", "IQ2_XXS", "F16"])
+def test_other_architectures(name, architecture):
+    variants = format_variants(FORMATS[name], architecture)
+    check([variant for variant in variants if " f16" in variant.label], architecture)
 
 
 def test_the_sources_of_no_format():
