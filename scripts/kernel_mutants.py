@@ -1,6 +1,6 @@
 """Faults to put into the kernels: a seeded choice over all their lines, and a named list.
 
-Left out are lines that the host does not compile (the GPU's half of `ptx.cuh`), comments, preprocessor lines, launch
+Left out are lines that the host does not compile (the GPU's halves of `ptx/`), comments, preprocessor lines, launch
 bounds and static assertions: a run on the host cannot show what they say.
 """
 

@@ -75,7 +75,7 @@ def test_what_is_no_fault_is_left_out():
 def test_code_is_what_the_host_compiles():
     text = "// a + b\n#ifdef MMVQ_HOST\nhost = 1;\n#else\ngpu = 1;\n#endif\n#if X\nboth = 1;  // 2\n#endif\n"
     assert [line.text for line in code_lines(text)] == ["host = 1;", "both = 1;"]
-    assert not any("asm" in line.text for line in code_lines(SOURCES["ptx.cuh"]))
+    assert not any("asm" in line.text for line in code_lines(SOURCES["ptx/copies.cuh"]))
 
 
 def test_the_choice_depends_on_the_seed_alone_and_spreads():

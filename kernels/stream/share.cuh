@@ -25,7 +25,7 @@ static_assert(!IS_PLAIN || N_TILES == 1, "floats are multiplied eight columns at
 static_assert(IS_FOLDED || GRID_WORDS == 0, "only strips have such");
 static_assert(IS_FOLDED || HAS_QUARTERS || MIN_GROUPS == 0, "only strips and quarters have such");
 
-// How the plan cuts a problem (op/stream.py computes and explains it): by value beside the problem, so that one kernel serves
+// How the plan cuts a problem (op/stream.py computes it): by value beside the problem, so that one kernel serves
 // all sizes and every figure is read from constant memory.
 struct Shape {
     int32_t warps;            // that multiply

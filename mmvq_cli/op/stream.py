@@ -6,9 +6,8 @@ any batch and on any device; everything else follows the problem's size and the 
 
 from __future__ import annotations
 
-import ctypes
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 
@@ -18,6 +17,7 @@ from mmvq_cli.op.copies import copies_of
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, OutputMode, Rows
 from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY, Device
 from mmvq_cli.op.operands import Operands, digits_of, halves_of, has_digits, operands_of
+from mmvq_cli.op.shape import SHAPE_FIELDS, StreamShape
 from mmvq_cli.op.tiles import expected_tiles, touched_experts, wanted_widths
 
 _OCTET = 8  # neighbouring floats that a lane reads
@@ -44,97 +44,6 @@ _FEW_COPIES = 8  # of the codebook: fewer are not faster than one
 _RING_BYTES = 32 * 1024  # packed bytes of all stages that several row groups must leave room for
 _STAGE_BYTES = 40 * 1024  # packed bytes that a stage should not exceed: several stages keep the memory busy
 _SMALL_STAGE_BYTES = 20 * 1024  # the same for three stages: four smaller ones are faster
-
-_SHAPE = (
-    "warps",
-    "columns",
-    "column_shift",
-    "tile_slots",
-    "row_groups",
-    "group_shift",
-    "rows",
-    "n_row_tiles",
-    "run",
-    "slice_columns",
-    "row_columns",
-    "slice",
-    "packed_slice",
-    "n_slices",
-    "n_chunks",
-    "chunk_inverse",
-    "slices",
-    "units",
-    "item_units",
-    "segment",
-    "n_segments",
-    "segment_inverse",
-    "packed_segment",
-    "row_slot",
-    "copy_rows",
-    "has_boxes",
-    "stage_bytes",
-    "n_stages",
-    "stage_inverse",
-    "early_stages",
-    "column_bytes",
-    "item_sums",
-    "n_buffers",
-    "buffer_shift",
-    "sums_at",
-    "columns_at",
-    "stages_at",
-    "grid_at",
-    "grid_copies",
-)
-
-
-class _Shape(ctypes.Structure):
-    """`Shape` of kernels/stream.cu, where the fields are explained."""
-
-    _fields_ = tuple((name, ctypes.c_int32) for name in _SHAPE)
-
-
-def shape_checks() -> str:
-    """C++ static assertions that `kernels/stream.cu` declares the same struct."""
-    lines = [f'static_assert(sizeof(Shape) == {ctypes.sizeof(_Shape)}, "Shape differs from op/stream.py");']
-    lines += [
-        f'static_assert(OFFSET_OF(Shape, {name}) == {getattr(_Shape, name).offset}, "{name} differs");'
-        for name in _SHAPE
-    ]
-    return "\n".join(lines) + "\n"
-
-
-@dataclass(frozen=True, slots=True)
-class StreamShape:
-    """One choice of the kernel's compile-time values, of its argument `shape`, and of dynamic shared bytes."""
-
-    values: tuple[tuple[str, int], ...]
-    operands: Operands
-    column_tiles: int
-    block: Block
-    shared_bytes: int
-    boxes: Boxes | None
-
-    def __getattr__(self, name: str) -> int:
-        """The value called so."""
-        try:
-            return dict(self.values)[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    @property
-    def defines(self) -> tuple[tuple[str, int], ...]:
-        """The compile-time values."""
-        return (
-            ("MMVQ_BULK_COPIES", int(self.block.has_bulk_copies)),
-            ("MMVQ_COLUMN_TILES", self.column_tiles),
-            ("MMVQ_DIGITS", self.operands.digits),
-            ("MMVQ_GRID_WORDS", self.operands.grid_words),
-            ("MMVQ_MIN_GROUPS", self.operands.min_groups),
-            ("MMVQ_PLAIN", int(self.operands.is_plain)),
-            ("MMVQ_SUMMING_WARPS", self.block.summing_warps),
-            ("MMVQ_THREADS", self.block.max_threads),
-        )
 
 
 def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
@@ -229,7 +138,7 @@ def _fill_block(
                 shape["n_stages"] = n_stages
                 shape["stage_inverse"] = -(-(2**32) // n_stages)
                 shape["early_stages"] = min(n_stages, max(1, block.share(_EARLY_BYTES) // stage_bytes))
-                values = tuple((name, shape[name]) for name in _SHAPE)
+                values = tuple((name, shape[name]) for name in SHAPE_FIELDS)
                 shared = stages_at + n_stages * stage_bytes
                 return StreamShape(values, operands, _column_tiles(operands, columns), block, shared, boxes)
     return None

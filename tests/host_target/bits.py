@@ -30,8 +30,8 @@ from mmvq_cli.engine.routing_rules import routing_error
 from mmvq_cli.model.synthetic import random_blocks
 from mmvq_cli.op import CPU, FORMATS, Args, Descriptor, Dtype, Format, Plan, known_devices
 from mmvq_cli.op.args import bind
+from mmvq_cli.op.launches import format_defines as product_defines
 from mmvq_cli.op.problem import Problem, bind_problem
-from mmvq_cli.op.rules import format_defines as product_defines
 from tests.host_target.driver import Array, HostLaunch, kernel_library, pointer_to, run_job, run_plan
 
 COMMITTED = Path(__file__).parents[1] / "data" / "host-bits.json"

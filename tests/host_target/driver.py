@@ -105,7 +105,7 @@ class Compiler:
 
 
 class HostTensorMap(ctypes.Structure):
-    """`TensorMap` of kernels/ptx.cuh on the host."""
+    """`TensorMap` of kernels/ptx/copies.cuh on the host."""
 
     _fields_ = (
         ("address", ctypes.c_uint64),
@@ -180,7 +180,7 @@ def runner() -> Path:
 
 
 def prelude(flags: tuple[str, ...]) -> Path:
-    """The standard headers of `ptx.cuh`, compiled before it, as a header that the compiler finds by this name."""
+    """The standard headers of `ptx/language.cuh`, compiled before it, as a header found by this name."""
     with _cached("prelude", flags, HEADERS, suffix=".gch") as (path, aside):
         if aside:
             header = path.with_suffix("")

@@ -14,8 +14,8 @@ from mmvq_cli.engine.cuda.source import format_defines
 from mmvq_cli.engine.elements import narrow
 from mmvq_cli.model.synthetic import random_blocks
 from mmvq_cli.op import FORMATS, Dtype, Rows
+from mmvq_cli.op.launches import format_defines as product_defines
 from mmvq_cli.op.problem import Problem
-from mmvq_cli.op.rules import format_defines as product_defines
 from tests.host_target.driver import Array, HostLaunch, find_compiler, kernel_library, pointer_to, run_job
 from tests.op.problems import make_args, make_descriptor
 

@@ -20,7 +20,7 @@ from mmvq_cli.engine.cuda.build import final_source
 from mmvq_cli.engine.cuda.variants import _descriptors, _device
 from mmvq_cli.engine.elements import narrow, widen
 from mmvq_cli.model.synthetic import random_blocks
-from mmvq_cli.op import FORMATS, Args, Descriptor, Dtype, Plan, Preference, rules
+from mmvq_cli.op import FORMATS, Args, Descriptor, Dtype, Plan, Preference, launches
 from tests.host_target.driver import entries_of, find_compiler, run_on_host, run_plan
 
 pytestmark = pytest.mark.skipif(bool(find_compiler().missing), reason=find_compiler().missing)
@@ -240,7 +240,7 @@ def test_rows_that_are_copied_by_lines(name):
 def test_large_sums(dtype, monkeypatch):
     """Every kernel around the products, those included that a plan launches for many dispatches only."""
     few = run_cases(SUMS, FORMATS["Q8_0"], dtype)
-    monkeypatch.setattr(rules, "_ONE_BLOCK_DISPATCHES", 30)
+    monkeypatch.setattr(launches, "_ONE_BLOCK_DISPATCHES", 30)
     many = run_cases({"40-tokens": SUMS["40-tokens"]}, FORMATS["Q8_0"], dtype)
     combine = {(entry, defines) for source, entry, defines in few | many if source == "combine.cu"}
     text = final_source("combine.cu", dict(next(iter(combine))[1])).text

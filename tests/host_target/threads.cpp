@@ -331,7 +331,7 @@ uint32_t now() { return fibers[current].clock[current]; }
 bool happened(int32_t of, uint32_t time) { return of == current || fibers[current].clock[of] >= time; }
 }  // namespace thread
 
-// ---- What kernels/ptx.cuh calls.
+// ---- What kernels/ptx/ calls.
 
 extern "C" {
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from mmvq_cli.op import CPU, FORMATS, Accumulate, Dtype, OutputMode, Plan, Rows, find_device
+from mmvq_cli.op.launches import COLUMNS
 from mmvq_cli.op.precision import DEFAULT_ERROR_CONSTANT
-from mmvq_cli.op.rules import COLUMNS, RULES
+from mmvq_cli.op.rules import RULES
 from tests.op.problems import make_descriptor
 
 H200 = find_device("H200")

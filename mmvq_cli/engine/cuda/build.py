@@ -18,7 +18,7 @@ from mmvq_cli.engine.discovery import kernel_cache_dir
 from mmvq_cli.errors import BuildError, EnvironmentInvalid
 from mmvq_cli.op.formats import find_format
 from mmvq_cli.op.problem import layout_checks
-from mmvq_cli.op.stream import shape_checks
+from mmvq_cli.op.shape import shape_checks
 
 # No contraction and no flush-to-zero: dequantized weights are bit-equal to ggml's, fp16 scales may be subnormal.
 # No -lineinfo: it writes the working directory into the cubin, whose hash is in every record.
@@ -64,6 +64,11 @@ def build_cubin(entry_file: str, defines: Mapping[str, int | str], architecture:
     Raises `BuildError` with the compiler's log, `EnvironmentInvalid` when NVRTC is missing.
     """
     return cached_compile(final_source(entry_file, defines), entry_file, architecture)
+
+
+def is_built(entry_file: str, defines: Mapping[str, int | str], architecture: str) -> bool:
+    """Whether the cache has an entry of what `build_cubin` would compile; raises `EnvironmentInvalid` like it."""
+    return _entry_path(final_source(entry_file, defines), architecture).exists()
 
 
 def final_source(entry_file: str, defines: Mapping[str, int | str]) -> Source:
@@ -121,14 +126,18 @@ def compile_source(source: Source, name: str, architecture: str) -> Cubin:
 
 def cached_compile(source: Source, name: str, architecture: str) -> Cubin:
     """Compile, or read the entry that an earlier process left; a damaged entry is compiled again."""
-    key = "\n".join((source.sha256, architecture, nvrtc_version(), *OPTIONS))
-    path = kernel_cache_dir() / f"{hashlib.sha256(key.encode()).hexdigest()}.cubin"
+    path = _entry_path(source, architecture)
     cubin = _read_entry(path)
     if cubin is None:
         cubin = compile_source(source, name, architecture)
         with suppress(OSError):  # a cache that cannot be written costs time, never the run
             _write_entry(path, cubin)
     return cubin
+
+
+def _entry_path(source: Source, architecture: str) -> Path:
+    key = "\n".join((source.sha256, architecture, nvrtc_version(), *OPTIONS))
+    return kernel_cache_dir() / f"{hashlib.sha256(key.encode()).hexdigest()}.cubin"
 
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")

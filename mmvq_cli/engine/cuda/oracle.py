@@ -18,8 +18,8 @@ from mmvq_cli.engine.routing_rules import routing_error
 from mmvq_cli.errors import InvalidProblem
 from mmvq_cli.op import Args, Descriptor, Device, Format, Rows
 from mmvq_cli.op.args import BoundArgs, bind
+from mmvq_cli.op.launches import format_defines
 from mmvq_cli.op.problem import Problem, bind_problem
-from mmvq_cli.op.rules import format_defines
 
 _THREADS = (256, 1, 1)
 _BLOCKS_PER_SM = 16  # of the grid-stride kernels here; none of them is timed

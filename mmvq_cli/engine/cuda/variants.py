@@ -24,7 +24,7 @@ from mmvq_cli.op import (
     Rows,
     known_devices,
 )
-from mmvq_cli.op.rules import format_defines
+from mmvq_cli.op.launches import format_defines
 
 Defines = tuple[tuple[str, int | str], ...]
 

@@ -176,8 +176,8 @@ def write_problem(folder, reorder=False) -> None:
     ]
     if reorder:
         fields[-1], fields[-2] = fields[-2], fields[-1]
-    shutil.copy(Path(__file__).parents[3] / "kernels" / "ptx.cuh", folder)
-    (folder / "problem.cuh").write_text('#include "ptx.cuh"\nstruct Problem { ' + " ".join(fields) + " };\n")
+    shutil.copytree(Path(__file__).parents[3] / "kernels" / "ptx", folder / "ptx")
+    (folder / "problem.cuh").write_text('#include "ptx/language.cuh"\nstruct Problem { ' + " ".join(fields) + " };\n")
     (folder / "user.cu").write_text(
         '#include "problem.cuh"\nextern "C" __global__ void use(Problem p, int* out) { *out = p.n_cols; }\n'
     )
