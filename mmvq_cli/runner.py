@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from mmvq_cli.errors import ExitCode, worst
+from mmvq_cli.engine.cuda import build_ahead
+from mmvq_cli.errors import ExitCode, MmvqError, worst
 from mmvq_cli.measure import device_lock, least_stream_gb_s, stream_problems
+from mmvq_cli.op import Device, Plan
 from mmvq_cli.record import (
     Look,
     MachineState,
@@ -41,6 +43,9 @@ class Observer(Protocol):
 
     def opened(self, path: Path) -> None:
         """Records go to this file."""
+
+    def building(self, done: int, total: int) -> None:
+        """So many of the kernels that the run needs are built; the first time before any is."""
 
     def started(self, case: Case, index: int, total: int) -> None:
         """Case `index` of `total` (from 0) begins."""
@@ -84,9 +89,9 @@ def run_suite(
 ) -> RunResult:
     """Run every case and append its record to a file in `folder`; with `resume` the newest run of this kind goes on.
 
-    A timed run on a GPU waits for others on it, and looks at the machine before, half way and after. Cases that would
-    start after `time_budget_s` are recorded as SKIPPED. Raises `OpenError` when the folder cannot be written and
-    whatever opening the engine raises.
+    A timed run on a GPU waits for others on it, and looks at the machine before, half way and after. Kernels that are
+    not in the cache are built before the first case. Cases that would start after `time_budget_s` are recorded as
+    SKIPPED. Raises `OpenError` when the folder cannot be written and whatever opening the engine raises.
     """
     git = git_state(Path(__file__).parent)
     with Worker(settings) as worker, _lock(settings, worker, observer):
@@ -96,10 +101,11 @@ def run_suite(
         identity = RunIdentity(store.path.stem, suite.name, git)
         earlier = [done.get(row_id(case, settings, worker.device)) for case in suite.cases]
         pending = [index for index, record in enumerate(earlier) if record is None]
+        end_s = None if time_budget_s is None else time.monotonic() + time_budget_s
+        build_ahead(_plans([suite.cases[index] for index in pending], worker.device), observer.building)
         looks = _Looks(worker, store, observer, wanted=settings.timed and bool(pending))
         looks.take("start")
         made: dict[int, Record] = {}
-        end_s = None if time_budget_s is None else time.monotonic() + time_budget_s
         for index in pending:
             case = suite.cases[index]
             if len(pending) > 1 and len(made) == len(pending) // 2:
@@ -117,6 +123,15 @@ def run_suite(
     found = dict(zip(made, with_looks(made.values(), looks.taken), strict=True))
     records = tuple(record or found[index] for index, record in enumerate(earlier))
     return RunResult(records, store.path, looks.problems())
+
+
+def _plans(cases: Iterable[Case], device: Device) -> Iterator[Plan]:
+    """What will be launched; a case that has no plan says so when it runs."""
+    if device.backend == "cpu":
+        return
+    for case in cases:
+        with suppress(MmvqError):
+            yield Plan.select(case.descriptor, device, case.preference)
 
 
 def _lock(settings: RunSettings, worker: Worker, observer: Observer) -> AbstractContextManager[None]:

@@ -57,11 +57,14 @@ class Watcher:
     """An observer that reads the run's file at every step."""
 
     def __init__(self, folder):
-        self.folder, self.seen, self.on_disk, self.warnings = folder, [], [], []
+        self.folder, self.seen, self.on_disk, self.warnings, self.built = folder, [], [], [], []
         self.path = None
 
     def opened(self, path):
         self.path = path
+
+    def building(self, done, total):
+        self.built.append((done, total))
 
     def started(self, case, index, total):
         self.seen.append((case.id, index, total))

@@ -63,6 +63,10 @@ def gpu(monkeypatch, tmp_path):
     def run(*looks, settings=SETTINGS, **options):
         kind = type("FreshWorker", (GpuWorker,), {"looks": list(looks), "events": []})
         monkeypatch.setattr(runner_module, "Worker", kind)
+        # Plans instead of kernels, and what was looked at before.
+        monkeypatch.setattr(
+            runner_module, "build_ahead", lambda plans, notify: notify(len(kind.events), len(list(plans)))
+        )
         watcher = Watcher(tmp_path)
         return run_suite(SUITE, settings, tmp_path, watcher, **options), watcher, kind.events
 
@@ -81,6 +85,13 @@ def test_looks_are_taken_before_half_way_and_after(gpu):
     assert list(read_records(result.path)) == list(result.records)
     assert [look.point for look in read_looks(result.path)] == ["start", "mid", "end"]
     assert (watcher.warnings, result.problems, result.exit_code) == ([], (), 0)
+
+
+def test_kernels_are_built_before_anything_is_looked_at_and_only_for_what_is_pending(gpu):
+    _, watcher, _ = gpu(reading(), reading(), reading())
+    assert watcher.built == [(0, 4)]
+    _, watcher, _ = gpu(resume=True)
+    assert watcher.built == [(0, 0)]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,13 @@ class ProgressObserver:
         """Remember where the records are, for whoever interrupts the run."""
         self._path = path
 
+    def building(self, done: int, total: int) -> None:
+        """Say that it takes a while, and how far it is."""
+        if self._bar:
+            self._bar.update(self._task, description=f"building kernels, {done} of {total}")
+        elif done == 0:
+            note(f"building {total} kernels that are not in the cache", self._quiet)
+
     def started(self, case: Case, index: int, total: int) -> None:
         """Name the case."""
         self._case_id, self._index, self._start_s = case.id, index, time.monotonic()

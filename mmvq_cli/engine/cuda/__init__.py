@@ -1,5 +1,6 @@
 """The CUDA engine: kernel sources to cubins, plans to launches, device facts, the oracle on the device."""
 
+from mmvq_cli.engine.cuda.ahead import build_ahead
 from mmvq_cli.engine.cuda.build import Cubin, Resources, build_cubin, nvrtc_version
 from mmvq_cli.engine.cuda.device import DeviceFacts, current_device, device_facts
 from mmvq_cli.engine.cuda.engine import CudaEngine
@@ -14,6 +15,7 @@ __all__ = [
     "LaunchFacts",
     "Resources",
     "ScaleField",
+    "build_ahead",
     "build_cubin",
     "current_device",
     "device_facts",
