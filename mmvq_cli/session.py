@@ -28,6 +28,7 @@ from mmvq_cli.measure import (
 )
 from mmvq_cli.op import Plan
 from mmvq_cli.record import Git
+from mmvq_cli.tuning import with_tuning
 
 # Tells `mmvq bench` to make its times longer by a share: the gate's own test on a device.
 SLOWDOWN_VARIABLE = "MMVQ_SLOWDOWN"
@@ -114,6 +115,8 @@ class Session:
         self._first: Reading | None = None
         if settings.engine == "cpu":
             self.engine.device = replace(self.engine.device, l2_bytes=last_level_cache_bytes())
+        else:
+            self.engine.device = with_tuning(self.engine.device)
 
     @cached_property
     def facts(self) -> dict[str, Any]:

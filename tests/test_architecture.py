@@ -31,6 +31,7 @@ RANK = {
     "validate": 8,
     "compare": 9,
     "suite": 9,
+    "tuning": 9,
     "edges": 10,
     "recording": 10,
     "session": 10,

@@ -29,6 +29,7 @@ COMMANDS = {
     "inspect": ("inspect", "Show what a model holds: experts, formats, router, which tensors have kernels."),
     "validate": ("validate", "Check that a model file is sound, down to every block of every expert."),
     "report": ("report", "Write a run as one HTML page with charts, or in any other format."),
+    "tune": ("tune", "Time every kernel that could run a problem here, and keep which is fastest."),
     "compare": ("compare", "Compare stored runs: ratio, interval and verdict for each row."),
     "gate": ("gate", "Judge a run by a baseline, or compiled kernels by earlier ones; exits with the verdict."),
     "baseline": ("baseline", "Save, list, show, remove or export named baselines."),

@@ -56,8 +56,8 @@ def baseline(
     A project's baselines are folders below .mmvq/baselines, with one record file for each session: commit them, or
     keep them in a cache of the CI. `save` adds a session and keeps those of before.
     """
-    from mmvq_cli.cli.listing import print_rows
     from mmvq_cli.cli.progress import note
+    from mmvq_cli.cli.tables import print_rows
     from mmvq_cli.compare import default_store, latest_run, open_source
     from mmvq_cli.errors import UsageError
     from mmvq_cli.record import write_whole

@@ -11,11 +11,13 @@ from rich.console import Console
 
 from mmvq_cli.cli.progress import ProgressObserver, note
 from mmvq_cli.errors import UsageError
+from mmvq_cli.op import Preference
 from mmvq_cli.report import export, parse_export, render, summary_line, terminal_table
 from mmvq_cli.report.output import OUTPUT_FORMATS
 from mmvq_cli.runner import run_suite
 from mmvq_cli.session import RunSettings, resolve_engine
 from mmvq_cli.suite import Suite
+from mmvq_cli.tuning import read_tuning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ def execute(
     time_budget_s: float | None = None,
 ) -> None:
     """Run the suite and exit with its code; the engine of `settings` must be resolved."""
+    _require_tuning(suite, settings)
     for name in dict.fromkeys(name for case in suite.cases for name in case.source.outside):
         note(f"note: bias/scale not applied: {name}", output.quiet)
     with ProgressObserver(len(suite.cases), output.quiet) as observer:
@@ -62,6 +65,17 @@ def execute(
         note(f"wrote {export(result.records, target)}", output.quiet)
     note(summary_line(result.records, result.path), output.quiet)
     raise typer.Exit(result.exit_code)
+
+
+def _require_tuning(suite: Suite, settings: RunSettings) -> None:
+    """Raise when what was tuned is preferred and there is nothing that can be used."""
+    if not any(case.preference is Preference.TUNED for case in suite.cases):
+        return
+    if settings.engine == "cpu":
+        raise UsageError("--prefer tuned chooses among the kernels of a GPU, and this runs on the CPU", "leave it out")
+    from mmvq_cli.engine.cuda import current_device
+
+    read_tuning(current_device(settings.device_index))
 
 
 def announce_engine(wanted: str, quiet: bool) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated, assert_never
 
 import typer
 
 from mmvq_cli.cli.options import OUTPUT
-
-Row = dict[str, object]
+from mmvq_cli.cli.tables import Row, print_rows
 
 
 class Kind(StrEnum):
@@ -37,18 +35,6 @@ def listing(
     mmvq list formats -o json
     """
     print_rows(_rows(kind), output)
-
-
-def print_rows(rows: list[Row], output: str) -> None:
-    """Print rows of the same keys as table, md or json; raises `UsageError` for another format."""
-    from mmvq_cli.errors import UsageError
-
-    if output not in ("table", "md", "json"):
-        raise UsageError(f"-o {output!r} is not an output format here", "use table, md or json")
-    if output == "json":
-        typer.echo(json.dumps(rows, indent=1))
-    elif rows:
-        _print(rows, markdown=output == "md")
 
 
 def _rows(kind: Kind) -> list[Row]:
@@ -120,16 +106,3 @@ def _suites() -> list[Row]:
 
     suites = [load_suite(name, {}) for name in known_suites()]
     return [{"suite": suite.name, "cases": len(suite.cases), "what": suite.description} for suite in suites]
-
-
-def _print(rows: list[Row], markdown: bool) -> None:
-    columns = list(rows[0])
-    cells = [columns, *([str(row[column]) for column in columns] for row in rows)]
-    if markdown:
-        cells.insert(1, ["---"] * len(columns))
-        for line in cells:
-            typer.echo(f"| {' | '.join(line)} |")
-        return
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    for line in cells:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -122,7 +122,8 @@ PreferenceName = Annotated[
     str | None,
     typer.Option(
         "--prefer",
-        help="auto (default), fastest, reproducible (batch-invariant) or reference (the plain kernel).",
+        help="auto (default), fastest, reproducible (batch-invariant), reference (the plain kernel) or tuned (what "
+        "`mmvq tune` found on this GPU).",
         rich_help_panel=ENGINE,
         show_default=False,
     ),

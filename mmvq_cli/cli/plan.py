@@ -78,8 +78,9 @@ def print_plans(suite: Suite, engine: str, device_index: int) -> None:
         _print(suite, CPU, "text")
     else:
         from mmvq_cli.engine.cuda import current_device
+        from mmvq_cli.tuning import with_tuning
 
-        _print(suite, current_device(device_index), "text")
+        _print(suite, with_tuning(current_device(device_index)), "text")
 
 
 def _print(suite: Suite, device: Device, output: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from mmvq_cli.errors import UsageError
+from mmvq_cli.op.tuning import Tuning
 from mmvq_cli.resources import resource_root
 
 OLDEST_COMPUTE_CAPABILITY = (8, 0)  # that kernels run on: barriers that asynchronous copies arrive at
@@ -25,6 +26,7 @@ class Device:
     l2_bytes: int = 0
     memory_bytes: int = 0
     bandwidth_gb_s: float = 0.0  # by the vendor's datasheet, 1 GB = 1e9 bytes; 0 when unknown
+    tuning: Tuning | None = field(default=None, compare=False, repr=False)  # what was measured on it
 
     @property
     def has_bulk_copies(self) -> bool:

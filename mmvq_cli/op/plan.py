@@ -18,12 +18,16 @@ from mmvq_cli.op.problem import Region, workspace_regions, workspace_size
 
 
 class Preference(StrEnum):
-    """What to prefer when several kernels fit; `reproducible` is batch-invariant, `reference` the plain kernel."""
+    """What to prefer when several kernels fit.
+
+    `reproducible` is batch-invariant, `reference` the plain kernel, `tuned` what was fastest on this very GPU.
+    """
 
     AUTO = "auto"
     FASTEST = "fastest"
     REPRODUCIBLE = "reproducible"
     REFERENCE = "reference"
+    TUNED = "tuned"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ A new kernel family is a new rule with its own builder. `mmvq plan` prints the r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmvq_cli.errors import Unsupported
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, Dtype
@@ -43,10 +43,12 @@ class Rule:
 
 
 def choose(descriptor: Descriptor, device: Device, preference: Preference) -> Choice:
-    """Apply the rules in order.
+    """Apply the rules in order; those of the preference that was measured to be fastest, where `tuned` is wanted.
 
     Raises `Unsupported` when no kernel runs on the device.
     """
+    if preference is Preference.TUNED:
+        return _choose_tuned(descriptor, device)
     for rule in RULES:
         if rule.holds(descriptor, device, preference):
             return rule.build(descriptor, device, preference)
@@ -54,6 +56,20 @@ def choose(descriptor: Descriptor, device: Device, preference: Preference) -> Ch
         f"{device.name} is {device.architecture}, the CUDA kernels need "
         f"sm_{OLDEST_COMPUTE_CAPABILITY[0]}{OLDEST_COMPUTE_CAPABILITY[1]} or newer",
         "use --engine cpu",
+    )
+
+
+def _choose_tuned(d: Descriptor, device: Device) -> Choice:
+    if device.tuning is None or not device.tuning.of_family(d):
+        return choose(d, device, Preference.AUTO)
+    tuned = device.tuning.nearest(d)
+    choice = choose(d, device, Preference(tuned.preference) if tuned else Preference.AUTO)
+    why = f"`{tuned.preference}` was fastest at {tuned.m_tokens} tokens in {tuned.run_id}" if tuned else ""
+    return replace(
+        choice,
+        reason=f"{choice.reason}; {why or 'nothing was measured near this number of tokens'}",
+        # A token alone, or one of a crowd, may have another kernel.
+        guarantee=replace(choice.guarantee, batch_invariant=False),
     )
 
 
