@@ -81,6 +81,7 @@ def tune(
     from mmvq_cli.cli.execute import print_cases
     from mmvq_cli.cli.progress import ProgressObserver, note
     from mmvq_cli.engine.cuda import current_device
+    from mmvq_cli.errors import NothingMatched
     from mmvq_cli.runner import run_suite
     from mmvq_cli.session import RunSettings, resolve_engine, sampling_for
     from mmvq_cli.suite import Suite
@@ -92,6 +93,8 @@ def tune(
     engine, _ = resolve_engine("cuda")
     gpu = current_device(device)
     problems = list(_problems(chosen.cases, gpu))
+    if not problems:
+        raise NothingMatched("no problem has a choice of kernels", "`mmvq plan` shows the kernel of each")
     cases = tuple(case for problem in problems for case in problem.cases.values())
     wanted = Suite(f"tune-{chosen.name}", "every kernel that could run a problem", cases)
     if list_only:
@@ -100,8 +103,8 @@ def tune(
     settings = RunSettings(engine=engine, device_index=device, sampling=sampling_for(engine, samples))
     with ProgressObserver(len(cases), quiet) as observer:
         result = run_suite(wanted, settings, results, observer, resume=resume)
-    records = dict(zip(cases, result.records, strict=True))
-    measured = [problem.measured({p: records[case] for p, case in problem.cases.items()}) for problem in problems]
+    records = iter(result.records)  # in the order of the cases
+    measured = [problem.measured({preference: next(records) for preference in problem.cases}) for problem in problems]
     rows = [_row(problem, outcome) for problem, outcome in zip(problems, measured, strict=True)]
     print_rows(rows, output)
     note(f"records: {result.path}", quiet)

@@ -181,7 +181,6 @@ def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Pr
             bit_stable_on_same_hardware=not atomic,
             batch_invariant=not atomic and not changes,
         ),
-        # Each of these kernels waits for the one before it by itself.
         launches=stream_launches(d, device, shape),
         uses_workspace=d.combines,
     )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from mmvq_cli import runner, session
 from mmvq_cli.cli.app import run
 from mmvq_cli.engine import cuda
 from mmvq_cli.errors import EnvironmentInvalid, ExitCode, OpenError
-from mmvq_cli.op import Preference
+from mmvq_cli.op import Device, Preference
 from mmvq_cli.record import Status, TimeStatistics, read_records
 from mmvq_cli.tuning import read_tuning
 from mmvq_cli.worker import row_id
@@ -48,12 +49,12 @@ def tune(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cuda, "current_device", lambda index: H200)
     monkeypatch.setattr(runner, "build_ahead", lambda plans, notify: list(plans))
 
-    def run_with(*arguments, looks=3, gb_s=4550.0, **times):
+    def run_with(*arguments, source=PRESET, looks=3, gb_s=4550.0, **times):
         times = {Preference.AUTO: 20.0, Preference.FASTEST: 21.0, **{Preference(n): t for n, t in times.items()}}
         events = []
         kind = {"looks": [reading(gb_s) for _ in range(looks)], "events": events, "times": times}
         monkeypatch.setattr(runner, "Worker", type("FreshWorker", (TunedWorker,), kind))
-        code = run(["tune", *PRESET, *arguments])
+        code = run(["tune", *source, *arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err, [event for event in events if event != "look"]
 
@@ -74,6 +75,25 @@ def test_problems_of_the_same_sizes_are_tuned_once_and_equal_plans_timed_once(tu
     (case,) = read_tuning(H200).cases
     assert (case.m_tokens, case.preference) == (8, "reproducible")
     assert (case.family.n_rows_per_expert, case.family.n_cols) == (768, 2048)
+
+
+def test_a_model_is_tuned_tensor_by_tensor(tune):
+    model = Path(__file__).parents[1] / "data" / "models" / "qwen3moe-Q4_K_M.gguf"
+    code, out, _, cases = tune("--tokens", "1", source=(str(model),), reproducible=18.0, reference=10.0)
+    assert code == ExitCode.OK
+    tuned = read_tuning(H200).cases
+    assert {case.preference for case in tuned} == {"reference"}
+    assert {case.family.format for case in tuned} == {"Q4_K", "Q6_K"}
+    assert len(out.splitlines()) == 1 + len(tuned)
+    assert len(cases) > len(tuned)
+
+
+def test_where_there_is_no_choice_nothing_is_run(tune, monkeypatch):
+    old = Device(name="Tesla T4", backend="cuda", compute_capability=(7, 5), sm_count=40)
+    monkeypatch.setattr(cuda, "current_device", lambda index: old)
+    code, _, err, cases = tune("--tokens", "8")
+    assert (code, cases) == (ExitCode.NOTHING_MATCHED, [])
+    assert "no problem has a choice of kernels" in err
 
 
 def test_the_records_are_those_of_a_run(tune, tmp_path):
