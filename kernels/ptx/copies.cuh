@@ -152,19 +152,31 @@ DEVICE void barrier_expect(uint64_t* barrier, uint32_t n_bytes) {
 }
 
 // Waits until the phase of this parity has ended; the first phase has parity 0.
-#if __CUDA_ARCH__ >= 900
-#define TEST_OR_TRY_WAIT "mbarrier.try_wait"
-#else
-#define TEST_OR_TRY_WAIT "mbarrier.test_wait"
-#endif
 DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
+#if __CUDA_ARCH__ >= 900
     asm volatile("{\n"
                  ".reg .pred ended;\n"
-                 "again_%=: " TEST_OR_TRY_WAIT ".parity.shared::cta.b64 ended, [%0], %1;\n"
+                 "again_%=: mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\n"
                  "@!ended bra again_%=;\n"
                  "}" ::"r"(shared_address(barrier)),
                  "r"(parity)
                  : "memory");
+#else
+    // Nothing suspends a thread that waits, which would take the slots of those that work.
+    for (;;) {
+        uint32_t has_ended;
+        asm volatile("{\n"
+                     ".reg .pred ended;\n"
+                     "mbarrier.test_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, ended;\n"
+                     "}"
+                     : "=r"(has_ended)
+                     : "r"(shared_address(barrier)), "r"(parity)
+                     : "memory");
+        if (has_ended) return;
+        __nanosleep(20);
+    }
+#endif
 }
 
 // A counter in shared memory that grows: whoever sees a value sees what was done before it was published.
