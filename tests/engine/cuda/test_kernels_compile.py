@@ -1,6 +1,7 @@
 """Every source that a plan can ask for on sm_90 compiles without spills; one test a format, so that they spread.
 
-Of the other architectures, some formats that have between them every kind of product and of copies.
+Of the oracle, f32 stands for all dtypes, which only load activations in another way there. Of the other architectures,
+some formats that have between them every kind of product and of copies.
 """
 
 from __future__ import annotations
@@ -33,11 +34,18 @@ def check(variants, architecture=ARCHITECTURE):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_source_of_a_format(name):
-    check(format_variants(FORMATS[name], ARCHITECTURE))
+    variants = format_variants(FORMATS[name], ARCHITECTURE)
+    check([variant for variant in variants if variant.source != "oracle.cu" or variant.label.endswith(" f32")])
 
 
-@pytest.mark.parametrize("architecture", sorted({*DEFAULT_ARCHITECTURES} - {ARCHITECTURE}))
-@pytest.mark.parametrize("name", ["Q4_K", "IQ2_XXS", "F16"])
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        *(("Q4_K", architecture) for architecture in DEFAULT_ARCHITECTURES if architecture != ARCHITECTURE),
+        ("F16", "sm_80"),
+        ("IQ2_XXS", "sm_120"),
+    ],
+)
 def test_other_architectures(name, architecture):
     variants = format_variants(FORMATS[name], architecture)
     check([variant for variant in variants if " f16" in variant.label], architecture)
