@@ -111,7 +111,8 @@ def with_tuning(device: Device) -> Device:
 def add_measured(device: Device, measured: Iterable[Measured]) -> Path:
     """Keep what was measured, in place of what the file has of the same problems; the path.
 
-    What is of other kernels, or cannot be read, is replaced. Raises `OpenError` when it cannot be written.
+    A problem without times is forgotten: no kernel was right. What is of other kernels, or cannot be read, is replaced.
+    Raises `OpenError` when it cannot be written.
     """
     try:
         known = _read(device).cases
@@ -119,7 +120,8 @@ def add_measured(device: Device, measured: Iterable[Measured]) -> Path:
         known = ()
     cases = {(case.family, case.m_tokens): case for case in (*known, *measured)}
     path = tuning_path(device)
-    file = _File(device=device.name, kernels_sha256=_kernels_sha256(), cases=tuple(cases.values()))
+    timed = tuple(case for case in cases.values() if case.gpu_ns)
+    file = _File(device=device.name, kernels_sha256=_kernels_sha256(), cases=timed)
     write_whole(path, file.model_dump_json(indent=1) + "\n")
     return path
 

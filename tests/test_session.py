@@ -1,6 +1,7 @@
 """Which engine runs, and what its session knows."""
 
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,8 +10,10 @@ from mmvq_cli.errors import EnvironmentInvalid, UsageError
 from mmvq_cli.measure import Canary, open_nvml
 from mmvq_cli.op import CPU, Plan
 from mmvq_cli.session import RunSettings, Session, asked_slowdown, container_kind, git_state, resolve_engine
+from mmvq_cli.tuning import add_measured, read_tuning
 from tests.measure.fake_nvml import FakeNvml
-from tests.op.problems import make_descriptor
+from tests.op.problems import H200, make_descriptor, problem
+from tests.test_tuning import measured
 
 
 @pytest.mark.parametrize(
@@ -107,3 +110,14 @@ def test_git_state_of_a_checkout_and_of_no_checkout(tmp_path):
     assert not git_state(tmp_path).dirty
     subprocess.run(["git", "-C", str(tmp_path), "add", "new"], check=True)
     assert git_state(tmp_path).dirty
+
+
+def test_a_gpus_session_plans_with_what_was_tuned_on_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(session_module, "_open_engine", lambda settings: SimpleNamespace(device=H200))
+    settings = RunSettings(engine="cuda")
+    assert Session(settings).engine.device.tuning is None
+    add_measured(H200, [measured(8)])
+    device = Session(settings).engine.device
+    assert device.tuning == read_tuning(H200)
+    assert Plan.select(problem(), device, "tuned").rule == "grouped"

@@ -84,6 +84,12 @@ def test_a_problem_that_is_measured_again_is_replaced_and_others_stay():
     ]
 
 
+def test_a_problem_without_a_right_kernel_is_forgotten():
+    add_measured(H200, [measured(8), measured(64)])
+    add_measured(H200, [replace(measured(8), preference=AUTO, gpu_ns={})])
+    assert [case.m_tokens for case in read_tuning(H200).cases] == [64]
+
+
 def test_gpus_of_other_kinds_have_files_of_their_own():
     add_measured(H200, [measured()])
     for other in (replace(H200, name="NVIDIA H200 NVL"), replace(H200, sm_count=66)):

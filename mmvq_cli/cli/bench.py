@@ -21,6 +21,7 @@ from mmvq_cli.cli.options import (
     Layers,
     ListOnly,
     MapExperts,
+    OptionalModel,
     OutputFormat,
     Pattern,
     PreferenceName,
@@ -49,9 +50,7 @@ class Cache(StrEnum):
 
 
 def bench(
-    model: Annotated[
-        Path | None, typer.Argument(help="A .gguf file, or any file of a split set.", show_default=False)
-    ] = None,
+    model: OptionalModel = None,
     preset: PresetName = None,
     suite: SuiteName = None,
     pattern: Pattern = None,

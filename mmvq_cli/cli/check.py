@@ -16,6 +16,7 @@ from mmvq_cli.cli.options import (
     Exports,
     Layers,
     ListOnly,
+    OptionalModel,
     OutputFormat,
     Pattern,
     PreferenceName,
@@ -34,9 +35,7 @@ from mmvq_cli.cli.options import (
 
 
 def check(
-    model: Annotated[
-        Path | None, typer.Argument(help="A .gguf file, or any file of a split set.", show_default=False)
-    ] = None,
+    model: OptionalModel = None,
     preset: PresetName = None,
     suite: SuiteName = None,
     matrix: Annotated[

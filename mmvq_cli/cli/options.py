@@ -9,6 +9,9 @@ import typer
 
 SELECT, MEASURE, OUTPUT, ENGINE = "Select", "Measure", "Output", "Engine"
 
+OptionalModel = Annotated[
+    Path | None, typer.Argument(help="A .gguf file, or any file of a split set.", show_default=False)
+]
 Layers = Annotated[
     str | None,
     typer.Option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +14,7 @@ from mmvq_cli.cli.options import (
     DtypeNames,
     Formats,
     Layers,
+    OptionalModel,
     Pattern,
     PreferenceName,
     PresetName,
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    model: Annotated[
-        Path | None, typer.Argument(help="A .gguf file, or any file of a split set.", show_default=False)
-    ] = None,
+    model: OptionalModel = None,
     preset: PresetName = None,
     suite: SuiteName = None,
     pattern: Pattern = None,

@@ -18,6 +18,7 @@ from mmvq_cli.cli.options import (
     Formats,
     Layers,
     ListOnly,
+    OptionalModel,
     Pattern,
     PresetName,
     Quiet,
@@ -39,9 +40,7 @@ if TYPE_CHECKING:
 
 
 def tune(
-    model: Annotated[
-        Path | None, typer.Argument(help="A .gguf file, or any file of a split set.", show_default=False)
-    ] = None,
+    model: OptionalModel = None,
     preset: PresetName = None,
     suite: SuiteName = None,
     pattern: Pattern = None,
@@ -111,7 +110,7 @@ def tune(
     if result.problems:
         note("nothing is kept: the times are not valid", quiet)
     else:
-        path = add_measured(gpu, [outcome for outcome in measured if outcome.gpu_ns])
+        path = add_measured(gpu, measured)
         note(f"kept in {path}; `--prefer tuned` takes it", quiet)
     raise typer.Exit(result.exit_code)
 

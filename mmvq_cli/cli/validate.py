@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
-from mmvq_cli.cli.options import OUTPUT, SELECT, DeviceIndex, EngineName, Quiet
+from mmvq_cli.cli.options import OUTPUT, SELECT, DeviceIndex, EngineName, OptionalModel, Quiet
 from mmvq_cli.errors import ExitCode, UsageError
 
 COMPARE = "Compare"
 
 
 def validate(
-    model: Annotated[
-        Path | None, typer.Argument(help="A .gguf file, or any file of a split set.", show_default=False)
-    ] = None,
+    model: OptionalModel = None,
     checks: Annotated[
         str | None,
         typer.Option(
