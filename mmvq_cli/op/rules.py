@@ -167,7 +167,7 @@ def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Pr
     tile = "each dispatch" if shape.columns == 1 else f"each tile of up to {shape.columns} dispatches"
     # A token alone, or one of a crowd, would be multiplied in another way.
     changes = has_digits(d) and preference is not Preference.REPRODUCIBLE
-    changes |= d.format.is_float and preference is Preference.FASTEST
+    changes |= _may_be_halves(d, preference)
     return Choice(
         rule=rule,
         reason=f"{tile} streams its rows through shared memory once, in {shape.n_stages} stages of {shape.segment} "
@@ -187,7 +187,7 @@ def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Pr
 
 
 def _may_stream(device: Device, preference: Preference) -> bool:
-    # Without bulk copies not by itself (auto): no such GPU has checked or timed it yet (kernels/README.md).
+    # Without bulk copies not by itself (auto): no such GPU has timed it yet (kernels/README.md).
     is_proven = device.has_bulk_copies or preference is Preference.FASTEST
     return preference is not Preference.REFERENCE and device.backend == "cuda" and is_proven
 
@@ -196,10 +196,14 @@ def _streams(d: Descriptor, device: Device, preference: Preference) -> bool:
     return _may_stream(device, preference) and stream_shape(d, device) is not None
 
 
+def _may_be_halves(d: Descriptor, preference: Preference) -> bool:
+    # Not of f32 activations by itself (auto): they take two parts, and no GPU has timed them yet (kernels/README.md).
+    is_timed = preference is Preference.AUTO and d.dtype is not Dtype.F32
+    return d.format.is_float and (is_timed or preference is Preference.FASTEST)
+
+
 def _streams_halves(d: Descriptor, device: Device, preference: Preference) -> bool:
-    # Not by itself (auto): no GPU has checked or timed it yet (kernels/README.md).
-    is_fastest = preference is Preference.FASTEST
-    return is_fastest and _may_stream(device, preference) and halves_shape(d, device) is not None
+    return _may_be_halves(d, preference) and _may_stream(device, preference) and halves_shape(d, device) is not None
 
 
 def _streams_digits(d: Descriptor, device: Device, preference: Preference) -> bool:
@@ -229,7 +233,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "stream_halves",
         "cuda",
-        "plain floats, several dispatches per expert: rows stream to the tensor cores, scaled to f16; fastest only",
+        "plain floats, four dispatches per expert and more: rows stream as scaled f16; auto from sm_90, not of f32",
         _streams_halves,
         _build_stream_halves,
     ),

@@ -35,6 +35,7 @@ _MIN_UNITS, _MAX_UNITS = 4, 8  # of an item: with fewer a block would be at many
 _MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
 _PLAIN_COLUMNS = 2  # dispatches of a tile up to which f32 products keep up with the memory
 _PLAIN_TILES = 1.15  # of two dispatches for each touched expert, up to which they are faster than tiles of four
+_MOST_PLAIN_TILES = 1.2  # of four dispatches for each touched expert, up to which f32 products are faster than f16
 _MAX_PLAIN_COLUMNS = 4  # multiplied at once: more would read the rows again from shared memory
 _DIGIT_COLUMNS = 2  # dispatches that are digits in one column tile; two column tiles are slower
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
@@ -52,8 +53,10 @@ def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
 
 
 def halves_shape(d: Descriptor, device: Device) -> StreamShape | None:
-    """The same for plain floats as f16; None for block formats, and in narrow tiles: products in f32 are as fast."""
-    if not d.format.is_float or not _can_stream(d, device) or wanted_widths(d)[-1] <= _PLAIN_COLUMNS:
+    """The same for plain floats as f16; None for block formats, and where f32 products read few rows twice."""
+    if not d.format.is_float or not _can_stream(d, device):
+        return None
+    if expected_tiles(d, _MAX_PLAIN_COLUMNS) <= _MOST_PLAIN_TILES * touched_experts(d):
         return None
     return _widest(_sizes(d), halves_of(d), device)
 

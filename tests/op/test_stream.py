@@ -221,7 +221,9 @@ def test_which_problems_are_digits(name, dtype, m_tokens, digits):
         ("Q6_K", Dtype.F32, "auto", True),
         ("Q4_K", Dtype.BF16, "auto", False),
         ("Q3_K", Dtype.F16, "auto", True),
-        ("BF16", Dtype.BF16, "auto", True),
+        ("BF16", Dtype.BF16, "auto", False),  # in a crowd it is f16
+        ("BF16", Dtype.BF16, "reproducible", True),
+        ("BF16", Dtype.F32, "auto", True),
     ],
 )
 @pytest.mark.parametrize("m_tokens", [1, 256])
@@ -234,16 +236,19 @@ def test_a_plan_is_batch_invariant_where_no_batch_has_other_arithmetic(name, dty
 @pytest.mark.parametrize(("m_tokens", "columns"), [(1, 1), (8, 2), (16, 2), (32, 4), (256, 4)])
 def test_plain_floats_are_multiplied_in_f32(m_tokens, columns):
     d = narrow("F16", m_tokens=m_tokens, m_total=8 * m_tokens)
-    plan = Plan.select(d, H200)
+    plan = Plan.select(d, H200, Preference.REPRODUCIBLE)
     assert (plan.rule, plan.precision_guarantee.math, plan.precision_guarantee.error_constant) == ("stream", "f32", 32)
     assert stream_shape(d, H200).columns == columns
 
 
-@pytest.mark.parametrize(("m_tokens", "columns"), [(8, None), (16, 4), (64, 8), (256, 16)])
-@pytest.mark.parametrize(("name", "dtype", "constant"), [("F16", Dtype.F16, 128), ("F32", Dtype.F32, 32)])
-def test_the_fastest_plan_multiplies_wide_tiles_of_floats_as_f16(name, dtype, constant, m_tokens, columns):
+@pytest.mark.parametrize(("m_tokens", "columns"), [(32, None), (64, 8), (256, 16)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "preference", "constant"),
+    [("F16", Dtype.F16, "auto", 128), ("F32", Dtype.BF16, "auto", 1024), ("F32", Dtype.F32, "fastest", 32)],
+)
+def test_wide_tiles_of_floats_are_multiplied_as_f16(name, dtype, preference, constant, m_tokens, columns):
     d = narrow(name, dtype, m_tokens=m_tokens, m_total=8 * m_tokens)
-    plan = Plan.select(d, H200, Preference.FASTEST)
+    plan = Plan.select(d, H200, preference)
     assert not plan.precision_guarantee.batch_invariant
     if columns is None:
         assert plan.rule == "stream"
