@@ -12,8 +12,9 @@
 //                          bit-equal to ggml's C dequantizer
 // and reads no byte outside the block. It may provide
 //   unpack_integers(block, octet)  the same octet as a SignedOctet or SummedOctet, where that is shorter, for products of integers
-//   Head                   what a lane keeps of 256 weights of a row; `head(row, t)` makes it, and
+//   Head                   what a lane keeps of 256 weights of a row; `head(row, t, grid)` makes it, and
 //   unpack_integers(head, row, octet)  uses it, where octets share work
+//   digit_grid_words, digit_grid_word  the codebook that `grid` then has, 32-bit words, when there is one
 //   Quarters               where scales of 32 weights are integers of a byte: all `scales` of a block, `d`, the `mins` of lane t and
 //                          `dmin`; codes of odd groups are given 2^odd_shift times
 //   quarters(block, t)     and

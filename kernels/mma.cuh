@@ -132,7 +132,7 @@ template <typename F, bool HasHead = has_heads<F>(0)>
 struct Run {
     const uint8_t* row;
 
-    DEVICE Run of(const uint8_t* row, uint32_t) { return {row}; }
+    DEVICE Run of(const uint8_t* row, uint32_t, const Grid&) { return {row}; }
 
     DEVICE auto unpack(const Run& run, uint32_t octet) { return unpack_operands<F>(run.row, octet); }
 };
@@ -143,7 +143,7 @@ struct Run<F, true> {
     const uint8_t* row;
     typename F::Head head;
 
-    DEVICE Run of(const uint8_t* row, uint32_t t) { return {row, F::head(row, t)}; }
+    DEVICE Run of(const uint8_t* row, uint32_t t, const Grid& grid) { return {row, F::head(row, t, grid)}; }
 
     DEVICE auto unpack(const Run& run, uint32_t octet) { return F::unpack_integers(run.head, run.row, octet); }
 };
@@ -156,7 +156,7 @@ DEVICE constexpr bool are_halves() {
 }
 
 template <typename F>
-using OctetOf = decltype(Run<F>::unpack(Run<F>::of(nullptr, 0), 0));
+using OctetOf = decltype(Run<F>::unpack(Run<F>::of(nullptr, 0, Grid{}), 0));
 
 template <typename F, bool Plain>
 struct OperandsOf {
@@ -183,6 +183,13 @@ DEVICE constexpr bool is_signed(...) {
 template <typename AnyOctet>
 DEVICE constexpr bool is_interleaved() {
     if constexpr (is_signed<AnyOctet>(0)) return AnyOctet::is_interleaved;
+    else return false;
+}
+
+// Whether lanes 0 and 1 of a step's four have another scale than lanes 2 and 3.
+template <typename AnyOctet>
+DEVICE constexpr bool is_paired() {
+    if constexpr (is_signed<AnyOctet>(0)) return AnyOctet::is_paired;
     else return false;
 }
 

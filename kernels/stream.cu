@@ -144,17 +144,26 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
     }
 }
 
+template <typename F = WeightFormat>
+DEVICE uint32_t grid_word(int32_t i) {
+    if constexpr (IS_INTEGER) return F::digit_grid_word(i);
+    else return F::grid_word(i);
+}
+
 // The format's codebook into shared memory, by all threads of the block, each entry as often as the plan has room for.
 template <typename F = WeightFormat>
 DEVICE void copy_grid(const Shape& shape, const Shared& s) {
     if constexpr (GRID_WORDS > 0) {
-        static_assert(GRID_WORDS == F::grid_words, "MMVQ_GRID_WORDS is not the format's");
+        constexpr int32_t WORDS = entry_words<F>();
+        if constexpr (IS_INTEGER)
+            static_assert(GRID_WORDS == F::digit_grid_words, "MMVQ_GRID_WORDS is not the format's");
+        else static_assert(GRID_WORDS == F::grid_words, "MMVQ_GRID_WORDS is not the format's");
         for (int32_t i = thread_index(); i < GRID_WORDS; i += block_size()) {
-            const int32_t entry = i / F::entry_words, in_entry = i % F::entry_words;
-            const uint32_t word = F::grid_word(i);
+            const int32_t entry = i / WORDS, in_entry = i % WORDS;
+            const uint32_t word = grid_word<F>(i);
             for (int32_t k = 0; k < shape.grid_copies; ++k) {
                 const int32_t copy = (k + entry) & (shape.grid_copies - 1);  // another bank for each lane
-                const int32_t at = (entry * shape.grid_copies + copy) * F::entry_words + in_entry;
+                const int32_t at = (entry * shape.grid_copies + copy) * WORDS + in_entry;
                 reinterpret_cast<uint32_t*>(s.grid)[at] = word;
             }
         }

@@ -65,12 +65,12 @@ _STREAMED = [
 _LINES = [f"{_PLANS}test_rows_that_are_copied_by_lines[{name}]" for name in ("Q6_K", "Q4_K", "IQ1_S", "F32")]
 _PLAIN = _products("F16-f16", "F32-f32", "BF16-f32", "F16-bf16")
 _DIGITS = _products(
-    "Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f16", "Q5_1-bf16", "Q4_K-f16", "Q5_K-bf16", "MXFP4-bf16"
+    "Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f16", "Q5_1-bf16", "Q4_K-f16", "Q5_K-bf16", "MXFP4-bf16", "IQ2_XS-f16"
 )
 _FOLDED = _products(
     "Q4_K-f16", "Q3_K-f16", "IQ2_XXS-bf16", "Q5_K-f16", "NVFP4-f16", "Q2_K-f32", "IQ1_S-f16", "TQ2_0-f16"
 )
-_CODEBOOK = _products("IQ2_XXS-bf16")
+_CODEBOOK = _products("IQ2_XXS-bf16", "IQ1_S-f16")
 _CODES = _decoding("Q4_0", "Q5_1", "Q2_K", "MXFP4", "IQ2_XXS", "IQ4_XS", "TQ1_0", "F32", "F16")
 _HELPERS = [f"{_OTHER}test_{name}" for name in ("canary", "fill", "validate_routing")]
 _BITS = [f"tests/host_target/test_bits.py::test_the_bits_are_the_committed_ones[{name}]" for name in ("fill-Q4_K",)]
@@ -89,6 +89,7 @@ TESTS = {
     "dequantize.cu": _CODES,
     "fill.cu": [*_HELPERS[1:2], *_BITS],
     "format.cuh": [*_CODES, *_GROUPED[:3], *_STREAMED[:2]],
+    "formats/choices.cuh": _products("IQ2_XXS-f16", "IQ3_S-bf16", "IQ1_S-f16", "IQ2_S-f16"),
     "formats/fold.cuh": _FOLDED,
     "formats/unpack.cuh": [*_CODES, *_decoding(*FORMATS), *_products("Q4_K-f16"), *_STREAMED],
     "grouped.cu": [*_GROUPED, *_SUMS],
@@ -106,7 +107,7 @@ TESTS = {
     "ptx/threads.cuh": [*_HELPERS, *_GROUPED[:3], *_ATOMIC, *_TARGET, *_SUMS, *_ORACLE, *_STREAMED[:4]],
     "scan.cu": ["tests/host_target/test_scan.py"],
     "stream.cu": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2], *_CODEBOOK, *_BEYOND],
-    "stream/activations.cuh": [*_STREAMED, *_RING, *_PLAIN[:2], *_DIGITS[-3:]],
+    "stream/activations.cuh": [*_STREAMED, *_RING, *_PLAIN[:2], *_DIGITS[-4:]],
     "stream/chunk.cuh": [*_STREAMED, *_RING, *_PLAIN[:1]],
     "stream/copy.cuh": [*_STREAMED[:4], *_LINES, *_RING, *_STREAMED[4:]],
     "stream/floats.cuh": [*_PLAIN, *_RING[1:], *_INFINITE],

@@ -25,6 +25,9 @@ struct Grid {
     DEVICE T at(const Grid& grid, uint32_t index) {
         return load<T>(grid.entries + index * grid.stride);
     }
+
+    // The same from entry `first` on.
+    DEVICE Grid from(const Grid& grid, int32_t first) { return {grid.entries + first * grid.stride, grid.stride}; }
 };
 
 // Brings 1024 + code * 2^P to (code - bias) * scale.

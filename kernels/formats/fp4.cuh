@@ -41,7 +41,7 @@ struct Format<39> {  // MXFP4
         uint32_t selectors[4];
     };
 
-    DEVICE Head head(const uint8_t* row, uint32_t t) {
+    DEVICE Head head(const uint8_t* row, uint32_t t, const Grid&) {
         Head head;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {

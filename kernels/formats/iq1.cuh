@@ -2,6 +2,7 @@
 // w = (d * (2 * scale + 1)) * (value + delta), delta = +-0.125 for each 32 (S) or 8 (M) weights.
 
 #include "codebooks.generated"
+#include "formats/choices.cuh"
 
 // `index` into the grid of 2048; an entry holds value + 1 of weights 0..3 in the low nibbles of its bytes and of
 // weights 4..7 in the high ones. Codes count eighths: value + delta = (8 * (value + 1) - (8 - 8 * delta)) / 8, and
@@ -26,6 +27,15 @@ DEVICE void fold_iq1(const Grid& grid, uint32_t index, Fold fold, uint32_t (&pai
     pairs[2] = folded(fold, and_or(entry << 4, mask, kAbove1024));
     pairs[3] = folded(fold, and_or(entry >> 4, mask, kAbove1024));
 }
+
+// The codebook for integers: nibble i is value + 1 of weight i.
+DEVICE uint32_t iq1_choices(int i) {
+    const uint32_t entry = load_table(iq1_grid, i);
+    return pack_nibbles({entry, entry >> 4});
+}
+
+// Eighths of value + delta, by value + 1.
+constexpr uint32_t kEighthsAbove = 0x000901F9u, kEighthsBelow = 0x0007FFF7u;
 
 // Rows are 2-byte aligned.
 template <>
@@ -75,6 +85,29 @@ struct Format<19> {  // IQ1_S
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
+
+    struct Head {
+        const uint8_t* indices;  // of lane t
+        Grid grid;
+        uint32_t shift;  // brings bits 8 to 10 of the lane's index to their place
+        float d;
+    };
+    static constexpr int digit_grid_words = 2048;
+
+    DEVICE uint32_t digit_grid_word(int i) { return iq1_choices(i); }
+
+    DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
+        return {block + 2 + t, grid, 9 - 3 * t, 0.125f * half_to_float(load<uint16_t>(block))};
+    }
+
+    DEVICE SignedOctet<1, int32_t> unpack_integers(const Head& head, const uint8_t* block, uint32_t octet) {
+        const uint32_t qh = reinterpret_cast<const Block*>(block)->qh[octet / 4];
+        const uint32_t index = and_or(qh << head.shift >> 1, 0x700u, head.indices[octet / 4 * 4]);
+        const uint32_t values = qh & 0x8000u ? kEighthsBelow : kEighthsAbove;
+        return {chosen(values, 0, Grid::at<uint32_t>(head.grid, index)),
+                {static_cast<int32_t>(and_or(qh >> 11, 0x0Eu, 1))},  // 2 * scale + 1
+                head.d};
+    }
 };
 
 // A 3-bit scale for each 16 weights; d is scattered over the top nibbles of the scales. Rows are 8-byte aligned.
@@ -137,4 +170,37 @@ struct Format<29> {  // IQ1_M
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
+
+    struct Head {
+        const uint8_t *indices, *high;  // of lane t
+        Grid grid;
+        uint32_t shift;  // brings bits 8 to 10 of the lane's index to their place, and its delta's sign above
+        uint2 scales;
+        float d;
+    };
+    static constexpr int digit_grid_words = 2048;
+
+    DEVICE uint32_t digit_grid_word(int i) { return iq1_choices(i); }
+
+    DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint2 scales = load<uint2>(b.scales);
+        const uint32_t lower = (scales.x >> 12 & 0xFu) | (scales.x >> 24 & 0xF0u);
+        const uint32_t upper = (scales.y >> 12 & 0xFu) | (scales.y >> 24 & 0xF0u);
+        return {b.qs + t,        b.qh + t / 2, grid,
+                t % 2 ? 4u : 8u, scales,       0.125f * half_to_float(static_cast<uint16_t>(lower | upper << 8))};
+    }
+
+    DEVICE PairedOctet unpack_integers(const Head& head, const uint8_t*, uint32_t octet) {
+        const uint32_t sub = octet / 4, high = static_cast<uint32_t>(head.high[2 * sub]) << head.shift;
+        const uint32_t index = and_or(high, 0x700u, head.indices[4 * sub]);
+        const uint32_t below = (high >> 11 & 1) * 0x44444444u;
+        PairedOctet result = {};
+        result.codes = chosen(kEighthsAbove, kEighthsBelow, Grid::at<uint32_t>(head.grid, index) + below);
+        const uint32_t scales = (sub < 4 ? head.scales.x : head.scales.y) >> (sub / 2 % 2 * 16 + sub % 2 * 6);
+        result.scale[0] = static_cast<int32_t>(and_or(scales << 1, 0x0Eu, 1));  // 2 * scale + 1
+        result.scale[1] = static_cast<int32_t>(and_or(scales >> 2, 0x0Eu, 1));
+        result.d = head.d;
+        return result;
+    }
 };

@@ -2,6 +2,7 @@
 // w = ((d * (0.5 + scale)) * 0.25) * (sign * magnitude), a 4-bit scale for each 32 (XXS) or 16 weights.
 
 #include "codebooks.generated"
+#include "formats/choices.cuh"
 
 DEVICE Octet unpack_iq2(uint64_t magnitudes, uint32_t signs, float d, uint32_t scale4) {
     const Bytes8 grid = {static_cast<uint32_t>(magnitudes), static_cast<uint32_t>(magnitudes >> 32)};
@@ -35,6 +36,43 @@ DEVICE void fold_nibbles(uint32_t four, Fold (&folds)[4]) {
     folds[1] = fold_by<0>(odd, 0);
     folds[2] = fold_by<0>(even, 1);
     folds[3] = fold_by<0>(odd, 1);
+}
+
+// The codebook for integers: nibble i says which of the magnitudes weight i has.
+DEVICE uint32_t iq2_choices(const uint64_t* grid, int i) {
+    static_assert((iq2_magnitudes() >> 4 & 0x0F0F0F0Fu) == 0x00020100u, "a magnitude's high nibble is its place");
+    return pack_nibbles({iq2_grid_word(grid, 2 * i) >> 4, iq2_grid_word(grid, 2 * i + 1) >> 4});
+}
+
+// What a lane keeps of a block: the octets of lane t of each 32 weights, the codebook of choices and behind it that of signs.
+struct ChoiceHead {
+    const uint8_t* block;
+    Grid grid, signs;
+    uint32_t t;
+    uint32_t scales[4];  // of 16 weights: those of low nibbles, of groups of 32 from 0 and from 4 on; of high ones
+    float d;
+};
+
+// An octet as signed bytes: a magnitude or, where bit 2 of its nibble is set, its negative.
+DEVICE Bytes8 chosen_iq2(uint32_t choices) { return chosen(iq2_magnitudes(), iq2_negatives(), choices); }
+
+// Scales of 16 weights: eight bytes of two nibbles each.
+DEVICE void keep_scales(const uint8_t* scales, ChoiceHead& head) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const uint32_t four = load_u8x4<2>(scales + 4 * half);
+        head.scales[half] = odd_of_low(four);
+        head.scales[2 + half] = odd_of_high(four);
+    }
+}
+
+DEVICE PairedOctet paired_iq2(const ChoiceHead& head, uint32_t choices, uint32_t sub) {
+    PairedOctet octet = {};
+    octet.codes = chosen_iq2(choices);
+    octet.scale[0] = byte_at(head.scales[sub / 4], sub % 4);
+    octet.scale[1] = byte_at(head.scales[2 + sub / 4], sub % 4);
+    octet.d = head.d;
+    return octet;
 }
 
 // Each 32 weights: four grid indices, then four times seven signs and the scale in one word. Rows are 2-byte aligned.
@@ -85,6 +123,24 @@ struct Format<16> {  // IQ2_XXS
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
+
+    using Head = ChoiceHead;
+    static constexpr int digit_grid_words = 256 + 128;
+
+    DEVICE uint32_t digit_grid_word(int i) {
+        return i < 256 ? iq2_choices(iq2_xxs_grid, i) : bits_in_nibbles(complete_signs(i - 256));
+    }
+
+    DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
+        return {block + t, grid, Grid::from(grid, 256), 7 * t, {}, 0.125f * half_to_float(load<uint16_t>(block))};
+    }
+
+    DEVICE SignedOctet<1, int32_t> unpack_integers(const Head& head, const uint8_t* block, uint32_t octet) {
+        const uint32_t sub = 2 + octet / 4 * 8, word = load_u8x4<2>(block + sub + 4);
+        const uint32_t magnitudes = Grid::at<uint32_t>(head.grid, head.block[sub]);
+        const uint32_t choices = magnitudes | Grid::at<uint32_t>(head.signs, word >> head.t & 127);
+        return {chosen_iq2(choices), {static_cast<int32_t>(word >> 27 | 1)}, head.d};  // 2 * scale + 1
+    }
 };
 
 // Nine bits of grid index and seven signs in one u16 for each eight weights. Rows are 2-byte aligned.
@@ -129,6 +185,26 @@ struct Format<17> {  // IQ2_XS
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
+
+    using Head = ChoiceHead;
+    static constexpr int digit_grid_words = 512 + 128;
+
+    DEVICE uint32_t digit_grid_word(int i) {
+        return i < 512 ? iq2_choices(iq2_xs_grid, i) : bits_in_nibbles(complete_signs(i - 512));
+    }
+
+    DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        Head head = {block + 2 + 2 * t, grid, Grid::from(grid, 512), t, {}, 0.125f * half_to_float(b.d)};
+        keep_scales(b.scales, head);
+        return head;
+    }
+
+    DEVICE PairedOctet unpack_integers(const Head& head, const uint8_t*, uint32_t octet) {
+        const uint32_t code = load<uint16_t>(head.block + octet / 4 * 8);
+        const uint32_t magnitudes = Grid::at<uint32_t>(head.grid, code & 511);
+        return paired_iq2(head, magnitudes | Grid::at<uint32_t>(head.signs, code >> 9), octet / 4);
+    }
 };
 
 // Ten bits of grid index, eight signs stored apart. Rows are 2-byte aligned.
@@ -176,4 +252,24 @@ struct Format<22> {  // IQ2_S
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
+
+    using Head = ChoiceHead;
+    static constexpr int digit_grid_words = 1024 + 256;
+
+    DEVICE uint32_t digit_grid_word(int i) { return i < 1024 ? iq2_choices(iq2_s_grid, i) : bits_in_nibbles(i - 1024); }
+
+    DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        Head head = {block + 2 + t, grid, Grid::from(grid, 1024), 8 - 2 * t, {}, 0.125f * half_to_float(b.d)};
+        keep_scales(b.scales, head);
+        return head;
+    }
+
+    DEVICE PairedOctet unpack_integers(const Head& head, const uint8_t* block, uint32_t octet) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint32_t sub = octet / 4;
+        const uint32_t index = and_or(static_cast<uint32_t>(b.qh[sub]) << head.t, 0x300u, head.block[4 * sub]);
+        const uint32_t signs = Grid::at<uint32_t>(head.signs, head.block[32 + 4 * sub]);
+        return paired_iq2(head, Grid::at<uint32_t>(head.grid, index) | signs, sub);
+    }
 };

@@ -1,6 +1,7 @@
 // Four weights at a time from a grid of magnitudes, with signs: IQ3_XXS, IQ3_S (layouts: ggml-common.h).
 
 #include "codebooks.generated"
+#include "formats/choices.cuh"
 
 // Two entries as an octet of f16, with scale and signs.
 DEVICE void fold_iq3(uint32_t low, uint32_t high, Fold fold, uint32_t signs, uint32_t (&pairs)[4]) {
@@ -13,6 +14,13 @@ DEVICE void fold_iq3(uint32_t low, uint32_t high, Fold fold, uint32_t signs, uin
         pairs[2 + i] = folded(fold, second[i]);
     }
     negate_halves(pairs, signs);
+}
+
+// Magnitudes, negated where bit 2 of a weight's nibble is set.
+DEVICE Bytes8 negated(Bytes8 magnitudes, uint32_t signs) {
+    const Bytes8 masks = chosen(0, 0xFFFFFFFFu, signs);
+    return {(magnitudes.lo ^ masks.lo) + (masks.lo & 0x01010101u),
+            (magnitudes.hi ^ masks.hi) + (masks.hi & 0x01010101u)};
 }
 
 // w = ((d * (0.5 + scale)) * 0.5) * (sign * magnitude); four times seven signs and the scale in one word for each 32
@@ -69,6 +77,32 @@ struct Format<18> {  // IQ3_XXS
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
+
+    struct Head {
+        const uint8_t* indices;  // of lane t
+        Grid grid, signs;
+        uint32_t shift;
+        float d;
+    };
+    static constexpr int digit_grid_words = 256 + 128;
+
+    DEVICE uint32_t digit_grid_word(int i) { return i < 256 ? grid_word(i) : bits_in_nibbles(complete_signs(i - 256)); }
+
+    DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
+        const float d = 0.25f * half_to_float(load<uint16_t>(block));
+        return {block + 2 + 2 * t, grid, Grid::from(grid, 256), 7 * t, d};
+    }
+
+    DEVICE SignedOctet<1, int32_t> unpack_integers(const Head& head, const uint8_t* block, uint32_t octet) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint32_t word = load_u8x4<2>(b.signs_and_scales + octet / 4 * 4);
+        const uint32_t indices = load<uint16_t>(head.indices + octet / 4 * 8);
+        const Bytes8 magnitudes = {Grid::at<uint32_t>(head.grid, indices & 255),
+                                   Grid::at<uint32_t>(head.grid, indices >> 8)};
+        return {negated(magnitudes, Grid::at<uint32_t>(head.signs, word >> head.shift & 127)),
+                {static_cast<int32_t>(word >> 27 | 1)},  // 2 * scale + 1
+                head.d};
+    }
 };
 
 // w = (d * (1 + 2 * scale)) * (sign * magnitude); bit 8 of the indices in qh. Rows are 2-byte aligned.
@@ -124,4 +158,33 @@ struct Format<21> {  // IQ3_S
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
+
+    struct Head {
+        const uint8_t *indices, *octet_signs;  // of lane t
+        Grid grid, signs;
+        uint32_t shift;      // brings the ninth bit of the lane's first index to its place
+        uint32_t scales[2];  // of even and odd groups
+        float d;
+    };
+    static constexpr int digit_grid_words = 512 + 256;
+
+    DEVICE uint32_t digit_grid_word(int i) { return i < 512 ? grid_word(i) : bits_in_nibbles(i - 512); }
+
+    DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
+        const Block& b = *reinterpret_cast<const Block*>(block);
+        const uint32_t scales = load_u8x4<2>(b.scales);
+        return {b.qs + 2 * t,          b.signs + t, grid,
+                Grid::from(grid, 512), 8 - 2 * t,   {odd_of_low(scales), odd_of_high(scales)},
+                half_to_float(b.d)};
+    }
+
+    DEVICE SignedOctet<1, int32_t> unpack_integers(const Head& head, const uint8_t* block, uint32_t octet) {
+        const uint32_t sub = octet / 4, low = load<uint16_t>(head.indices + 8 * sub);
+        const uint32_t high = static_cast<uint32_t>(reinterpret_cast<const Block*>(block)->qh[sub]) << head.shift;
+        const Bytes8 magnitudes = {Grid::at<uint32_t>(head.grid, and_or(high, 0x100u, low & 255)),
+                                   Grid::at<uint32_t>(head.grid, and_or(high >> 1, 0x100u, low >> 8))};
+        return {negated(magnitudes, Grid::at<uint32_t>(head.signs, head.octet_signs[4 * sub])),
+                {byte_at(head.scales[sub % 2], sub / 2)},
+                head.d};
+    }
 };

@@ -57,7 +57,7 @@ struct Format<23> {  // IQ4_XS
         float d;
     };
 
-    DEVICE Head head(const uint8_t* block, uint32_t) {
+    DEVICE Head head(const uint8_t* block, uint32_t, const Grid&) {
         const uint2 words = load<uint2>(block);
         Head head = {{}, half_to_float(static_cast<uint16_t>(words.x))};
 #pragma unroll

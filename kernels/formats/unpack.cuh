@@ -57,10 +57,16 @@ struct SignedOctet {
     static constexpr int n_scales = SCALES;
     static constexpr int unit_log2 = UnitLog2;
     static constexpr bool is_interleaved = Interleaved;
+    static constexpr bool is_paired = false;
     using ScaleType = Scale;
     Bytes8 codes;
     Scale scale[SCALES];
     float d = 1.0f;
+};
+
+// The same with integer scales of 16 weights, for octets in order: the first scale is that of octets 0 and 1 of each 32 weights.
+struct PairedOctet : SignedOctet<2, int32_t> {
+    static constexpr bool is_paired = true;
 };
 
 // The same as sums of two signed bytes.

@@ -13,11 +13,11 @@ DEVICE void multiply_one_step(const AnyOctet& upper, const AnyOctet& lower, cons
 
 // Up to 256 weights of both rows in such steps, without the factor of a block of 256.
 template <typename F, typename Sum>
-DEVICE void multiply_all_steps(const uint8_t* upper, const uint8_t* lower, int32_t n_weights, const Columns& columns,
-                               int32_t offset, Sum (&sums)[N_TILES][4]) {
+DEVICE void multiply_all_steps(const uint8_t* upper, const uint8_t* lower, const Grid& grid, int32_t n_weights,
+                               const Columns& columns, int32_t offset, Sum (&sums)[N_TILES][4]) {
     const uint32_t t = lane_index() & 3;
     if (F::block_size == CHUNK || n_weights >= CHUNK) {
-        const auto first = Run<F>::of(upper, t), second = Run<F>::of(lower, t);
+        const auto first = Run<F>::of(upper, t, grid), second = Run<F>::of(lower, t, grid);
 #pragma unroll N_TILES == 1 ? 8 : 4  // wide tiles have no registers for more
         for (int32_t step = 0; step < CHUNK / 32; ++step) {
             const uint32_t octet = 4 * step | t;
@@ -35,26 +35,27 @@ DEVICE void multiply_all_steps(const uint8_t* upper, const uint8_t* lower, int32
 
 // The same with that factor.
 template <typename F = WeightFormat>
-DEVICE void multiply_steps(const uint8_t* upper, const uint8_t* lower, int32_t n_weights, const Columns& columns,
-                           int32_t offset, float (&sums)[N_TILES][4]) {
+DEVICE void multiply_steps(const uint8_t* upper, const uint8_t* lower, const Grid& grid, int32_t n_weights,
+                           const Columns& columns, int32_t offset, float (&sums)[N_TILES][4]) {
     using AnyOctet = OctetOf<F>;
     static_assert(CHUNK % F::block_size == 0 && F::scale_group * AnyOctet::n_scales >= 32,
                   "a step's octets share its scales");
     if constexpr (has_integer_scales<AnyOctet>()) {
         int32_t totals[N_TILES][4] = {};
-        multiply_all_steps<F>(upper, lower, n_weights, columns, offset, totals);
+        multiply_all_steps<F>(upper, lower, grid, n_weights, columns, offset, totals);
 #pragma unroll
         for (int n = 0; n < N_TILES; ++n) {
 #pragma unroll
             for (int c = 0; c < 4; ++c) sums[n][c] = int_to_float(totals[n][c]);
         }
     } else {
-        multiply_all_steps<F>(upper, lower, n_weights, columns, offset, sums);
+        multiply_all_steps<F>(upper, lower, grid, n_weights, columns, offset, sums);
     }
     if constexpr (F::block_size == CHUNK) {
         static_assert(!AnyOctet::has_offset, "offsets have no factor of the block");
         const uint32_t t = lane_index() & 3;
-        const float factors[2] = {Run<F>::unpack(Run<F>::of(upper, t), t).d, Run<F>::unpack(Run<F>::of(lower, t), t).d};
+        const float factors[2] = {Run<F>::unpack(Run<F>::of(upper, t, grid), t).d,
+                                  Run<F>::unpack(Run<F>::of(lower, t, grid), t).d};
 #pragma unroll
         for (int n = 0; n < N_TILES; ++n) {
 #pragma unroll
@@ -79,7 +80,7 @@ DEVICE void multiply_chunk(const uint8_t* upper, const uint8_t* lower, const Gri
     float of_chunk[N_TILES][4] = {};
     if constexpr (IS_FOLDED) multiply_strips(upper, lower, grid, n_weights, columns, offset, of_chunk);
     else if constexpr (HAS_QUARTERS) multiply_quarters(upper, lower, columns, offset, of_chunk);
-    else if constexpr (!IS_PLAIN && !IS_FLOAT) multiply_steps(upper, lower, n_weights, columns, offset, of_chunk);
+    else if constexpr (!IS_PLAIN && !IS_FLOAT) multiply_steps(upper, lower, grid, n_weights, columns, offset, of_chunk);
 #pragma unroll
     for (int n = 0; n < N_TILES; ++n) {
 #pragma unroll

@@ -92,6 +92,20 @@ DEVICE void multiply_group(const AnyOctet& upper, const AnyOctet& lower, int gro
     }
 }
 
+// Octets of both rows whose scales are those of two lanes each: products with the activations of either two.
+template <typename AnyOctet>
+DEVICE void multiply_pairs(const AnyOctet& upper, const AnyOctet& lower, uint2 x, int32_t (&sums)[4]) {
+    const uint32_t is_second = lane_index() & 2 ? 0xFFFFFFFFu : 0;
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+        const uint32_t mask = pair == 0 ? ~is_second : is_second;
+        int32_t total[4] = {};
+        multiply_codes<AnyOctet, 2>(upper, lower, 0, {x.x & mask, x.y & mask}, total);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sums[c] += (c < 2 ? upper : lower).scale[pair] * total[c];
+    }
+}
+
 // As multiply_step, with integers.
 template <typename AnyOctet, typename Sum>
 DEVICE void multiply_integers(const AnyOctet& upper, const AnyOctet& lower, const Columns& columns, int32_t offset,
@@ -100,7 +114,9 @@ DEVICE void multiply_integers(const AnyOctet& upper, const AnyOctet& lower, cons
 #pragma unroll
     for (int n = 0; n < N_TILES; ++n) {
         const uint2 x = load<uint2>(columns.start[n] + offset);
-        if constexpr (WORDS == 2) {
+        if constexpr (is_paired<AnyOctet>()) {
+            multiply_pairs(upper, lower, x, sums[n]);
+        } else if constexpr (WORDS == 2) {
             multiply_group<AnyOctet, WORDS>(upper, lower, 0, {x.x, x.y}, sums[n]);
         } else {
             multiply_group<AnyOctet, WORDS>(upper, lower, 0, {x.x}, sums[n]);

@@ -19,10 +19,10 @@ constexpr int SUMS_AT = (IS_INTEGER ? 1
                                     : 2) *
                         CHUNK,
               POWERS_AT = SUMS_AT + 8 * MIN_GROUPS, CHUNK_BYTES = POWERS_AT + (IS_SCALED ? 16 : 0);
-constexpr int GRID_WORDS = MMVQ_GRID_WORDS;  // of the format's codebook, if strips look it up
+constexpr int GRID_WORDS = MMVQ_GRID_WORDS;  // of the format's codebook, if strips or integers look it up
 static_assert(CHUNK % MMVQ_BLOCK_SIZE == 0, "chunks are whole blocks");
 static_assert(!IS_PLAIN || N_TILES == 1, "floats are multiplied eight columns at a time");
-static_assert(IS_FOLDED || GRID_WORDS == 0, "only strips have such");
+static_assert(IS_FOLDED || IS_INTEGER || GRID_WORDS == 0, "only strips and integers have such");
 static_assert(IS_FOLDED || HAS_QUARTERS || MIN_GROUPS == 0, "only strips and quarters have such");
 
 // How the plan cuts a problem (op/stream.py computes it): by value beside the problem, so that one kernel serves
@@ -154,13 +154,20 @@ struct Shared {
     }
 };
 
+// Words of a codebook's entry.
+template <typename F = WeightFormat>
+DEVICE constexpr int32_t entry_words() {
+    if constexpr (IS_INTEGER || GRID_WORDS == 0) return 1;
+    else return F::entry_words;
+}
+
 // The codebook as this lane reads it.
 template <typename F = WeightFormat>
 DEVICE Grid grid_of(const Shape& shape, const Shared& s) {
     if constexpr (GRID_WORDS == 0) {
         return {nullptr, 0};
     } else {
-        constexpr int32_t ENTRY_BYTES = 4 * F::entry_words;
+        constexpr int32_t ENTRY_BYTES = 4 * entry_words<F>();
         const int32_t copy = lane_index() & (shape.grid_copies - 1);
         return {s.grid + ENTRY_BYTES * copy, ENTRY_BYTES * shape.grid_copies};
     }

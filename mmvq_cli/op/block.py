@@ -16,7 +16,7 @@ _HALF_WARPS = 7  # of one of two blocks
 _SUMMING_WARPS = {1: 1, 2: 2}  # that sum up; two take turns: wide tiles have more to add and store
 _COPYING_WARPS = 1
 _SMALL_SHARE = 2**18  # weights of a multiprocessor up to which more warps only take longer to start
-_GRID_BYTES, _SMALL_GRID_BYTES = 64 * 1024, 32 * 1024  # of codebooks, and with such a share: they are copied first
+_GRID_BYTES, _SMALL_GRID_BYTES = 80 * 1024, 32 * 1024  # of codebooks, and with such a share: they are copied first
 _SHORT_ROW = 768  # weights up to which two blocks are faster: their items' starts and ends overlap
 
 # Shared memory of a multiprocessor that blocks can have, in bytes, by compute capability (CUDA programming guide).
@@ -58,7 +58,7 @@ def blocks_for(
     """What to try, best first, where an item's rows come as a box or by many copies."""
     shared = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
     is_small = _is_small(d, device)
-    grid_bytes = min(_SMALL_GRID_BYTES if is_small else _GRID_BYTES, shared // 3)
+    grid_bytes = min(_SMALL_GRID_BYTES if is_small else _GRID_BYTES, shared * 3 // 8)
     summing = _SUMMING_WARPS[column_tiles]
     warps = _PLAIN_WARPS if operands.is_plain else _WARPS[column_tiles]
     if not has_boxes or is_small:

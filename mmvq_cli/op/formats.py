@@ -35,7 +35,7 @@ class Format:
     groups of 256 weights have an offset that is a small integer times one float (the struct's `mins`), or 0.
     `grid_words`: 32-bit words of the codebook that strips look up (the struct's own `grid_words`), or 0.
     `digit_tiles`: multiplying tiles of two dispatches as integers is faster, up to so many of them for each touched
-    expert (measured: kernels/README.md), or 0.
+    expert (measured: kernels/README.md), or 0; `digit_grid_words`: words of the codebook for it (the struct's), or 0.
     """
 
     type: GGML
@@ -44,6 +44,7 @@ class Format:
     min_groups: int = 0
     grid_words: int = 0
     digit_tiles: float = 0
+    digit_grid_words: int = 0
 
     @property
     def name(self) -> str:
@@ -103,13 +104,13 @@ _ROWS = (
     Format(GGML.NVFP4, "fp4", tuple(ScaleField("ue4m3", i) for i in range(4))),
     Format(GGML.IQ4_NL, "iq4", _f16(0), digit_tiles=1.5),
     Format(GGML.IQ4_XS, "iq4", _f16(0), digit_tiles=1.5),
-    Format(GGML.IQ3_S, "iq3", _f16(0), grid_words=512),
-    Format(GGML.IQ3_XXS, "iq3", _f16(0), grid_words=256),
-    Format(GGML.IQ2_S, "iq2", _f16(0), grid_words=2048),
-    Format(GGML.IQ2_XS, "iq2", _f16(0), grid_words=1024),
-    Format(GGML.IQ2_XXS, "iq2", _f16(0), grid_words=512),
-    Format(GGML.IQ1_S, "iq1", _f16(0), grid_words=2048),
-    Format(GGML.IQ1_M, "iq1", (ScaleField("iq1m", 48),), grid_words=2048),
+    Format(GGML.IQ3_S, "iq3", _f16(0), grid_words=512, digit_tiles=1.15, digit_grid_words=768),
+    Format(GGML.IQ3_XXS, "iq3", _f16(0), grid_words=256, digit_tiles=1.15, digit_grid_words=384),
+    Format(GGML.IQ2_S, "iq2", _f16(0), grid_words=2048, digit_tiles=1.15, digit_grid_words=1280),
+    Format(GGML.IQ2_XS, "iq2", _f16(0), grid_words=1024, digit_tiles=1.15, digit_grid_words=640),
+    Format(GGML.IQ2_XXS, "iq2", _f16(0), grid_words=512, digit_tiles=1.15, digit_grid_words=384),
+    Format(GGML.IQ1_S, "iq1", _f16(0), grid_words=2048, digit_tiles=1.15, digit_grid_words=2048),
+    Format(GGML.IQ1_M, "iq1", (ScaleField("iq1m", 48),), grid_words=2048, digit_tiles=1.15, digit_grid_words=2048),
     Format(GGML.TQ1_0, "ternary", _f16(52), digit_tiles=1.15),
     Format(GGML.TQ2_0, "ternary", _f16(64)),
     Format(GGML.F32, "plain"),

@@ -50,7 +50,7 @@ def halves_of(d: Descriptor) -> Operands:
 
 def digits_of(d: Descriptor) -> Operands:
     """The operands of narrow tiles, where `has_digits`."""
-    return replace(_DIGITS, min_groups=d.format.min_groups)
+    return replace(_DIGITS, min_groups=d.format.min_groups, grid_words=d.format.digit_grid_words)
 
 
 def has_digits(d: Descriptor) -> bool:

@@ -166,8 +166,7 @@ def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Pr
     exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if operands.is_plain else d.dtype]
     tile = "each dispatch" if shape.columns == 1 else f"each tile of up to {shape.columns} dispatches"
     # A token alone, or one of a crowd, would be multiplied in another way.
-    changes = has_digits(d) and preference is not Preference.REPRODUCIBLE
-    changes |= _may_be_halves(d, preference)
+    changes = _may_be_digits(d, preference) or _may_be_halves(d, preference)
     return Choice(
         rule=rule,
         reason=f"{tile} streams its rows through shared memory once, in {shape.n_stages} stages of {shape.segment} "
@@ -206,9 +205,14 @@ def _streams_halves(d: Descriptor, device: Device, preference: Preference) -> bo
     return _may_be_halves(d, preference) and _may_stream(device, preference) and halves_shape(d, device) is not None
 
 
+def _may_be_digits(d: Descriptor, preference: Preference) -> bool:
+    # Not with codebooks by itself (auto): no GPU has timed them yet (kernels/README.md).
+    is_timed = preference is Preference.AUTO and not d.format.digit_grid_words
+    return has_digits(d) and (is_timed or preference is Preference.FASTEST)
+
+
 def _streams_digits(d: Descriptor, device: Device, preference: Preference) -> bool:
-    is_free = preference in (Preference.AUTO, Preference.FASTEST)
-    return is_free and _may_stream(device, preference) and digit_shape(d, device) is not None
+    return _may_be_digits(d, preference) and _may_stream(device, preference) and digit_shape(d, device) is not None
 
 
 def _runs_cuda(_: Descriptor, device: Device, __: Preference) -> bool:

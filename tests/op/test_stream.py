@@ -157,7 +157,7 @@ def test_what_cannot_stream_runs_the_plain_kernel(cannot):
     assert Plan.select(problem(**cannot), H200, "fastest").rule == "grouped"
 
 
-@pytest.mark.parametrize(("name", "rule"), [("Q4_K", "stream_digits"), ("IQ1_S", "stream"), ("F16", "stream")])
+@pytest.mark.parametrize(("name", "rule"), [("Q4_K", "stream_digits"), ("NVFP4", "stream"), ("F16", "stream")])
 def test_gpus_without_bulk_copies_stream_by_lines_where_the_fastest_plan_is_asked_for(name, rule):
     """Rows lie as for copies of their own, also where others would copy boxes or all rows together."""
     d = problem(format=FORMATS[name], n_cols=768)
@@ -200,6 +200,9 @@ def test_narrow_tiles_are_digits_where_a_plan_may_depend_on_the_batch():
         ("Q4_K", Dtype.F16, 8, True),
         ("Q4_K", Dtype.F16, 16, False),
         ("Q3_K", Dtype.F16, 1, False),
+        ("IQ2_XS", Dtype.F16, 1, True),
+        ("IQ1_M", Dtype.BF16, 8, True),
+        ("IQ3_S", Dtype.F16, 32, False),
         ("F16", Dtype.F16, 1, False),
     ],
 )
@@ -210,7 +213,15 @@ def test_which_problems_are_digits(name, dtype, m_tokens, digits):
     if shape:
         assert dict(shape.defines)["MMVQ_DIGITS"] == 3
         assert shape.columns * 4 <= 8 * shape.column_tiles
-        assert (shape.operands.min_groups, shape.operands.grid_words) == (FORMATS[name].min_groups, 0)
+        format, operands = FORMATS[name], shape.operands
+        assert (operands.min_groups, operands.grid_words) == (format.min_groups, format.digit_grid_words)
+
+
+@pytest.mark.parametrize(("preference", "rule"), [("auto", "stream"), ("fastest", "stream_digits")])
+def test_codebooks_are_digits_where_the_fastest_plan_is_asked_for(preference, rule):
+    plan = Plan.select(narrow("IQ2_XXS"), H200, preference)
+    assert plan.rule == rule
+    assert plan.precision_guarantee.batch_invariant == (preference == "auto")
 
 
 @pytest.mark.parametrize(
@@ -272,3 +283,8 @@ def test_only_the_reference_is_plain():
 )
 def test_codebooks_are_copied_as_often_as_there_is_room_or_not_at_all(name, m_tokens, copies):
     assert stream_shape(narrow(name, m_tokens=m_tokens, m_total=8 * m_tokens), H200).grid_copies == copies
+
+
+@pytest.mark.parametrize(("name", "copies"), [("IQ2_XXS", 32), ("IQ2_XS", 32), ("IQ2_S", 16), ("IQ3_S", 16)])
+def test_codebooks_for_digits_have_copies_too(name, copies):
+    assert digit_shape(narrow(name, m_tokens=8, m_total=64), H200).grid_copies == copies

@@ -55,6 +55,19 @@ def _signs_in_nibbles(type_name: str) -> Callable[[str], str]:
     return write
 
 
+def _distinct(sign: int, *type_names: str) -> Callable[[str], str]:
+    """Make a writer of the magnitudes in the grids of all `type_names`, times `sign`: a function giving four bytes."""
+
+    def write(name: str) -> str:
+        values, *others = (np.unique(_grid_of(type_name)) for type_name in type_names)
+        if len(values) > 4 or any(not np.array_equal(other, values) for other in others):
+            raise ValueError(f"{type_names} no longer share one table of at most four magnitudes in gguf")
+        word = np.resize(np.append(sign * values, [0] * 4), 4).astype(np.int8).view("<u4")
+        return f"DEVICE constexpr uint32_t {name}() {{ return {_literals(word)}; }}\n"
+
+    return write
+
+
 def _sixteen(*type_names: str) -> Callable[[str], str]:
     """Make a writer of the 16 values that 4-bit codes of all `type_names` stand for: a function giving a Table16."""
 
@@ -88,6 +101,8 @@ _TABLES: dict[str, dict[str, Callable[[str], str]]] = {
         "iq2_xxs_grid": _magnitudes("IQ2_XXS"),
         "iq2_xs_grid": _magnitudes("IQ2_XS"),
         "iq2_s_grid": _magnitudes("IQ2_S"),
+        "iq2_magnitudes": _distinct(1, "IQ2_XXS", "IQ2_XS", "IQ2_S"),
+        "iq2_negatives": _distinct(-1, "IQ2_XXS", "IQ2_XS", "IQ2_S"),
     },
     "iq1": {"iq1_grid": _signs_in_nibbles("IQ1_S")},
 }

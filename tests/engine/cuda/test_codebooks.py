@@ -52,6 +52,13 @@ def test_sixteen_values(family, type_name):
     assert values == list(getattr(quants, type_name).kvalues)
 
 
+@pytest.mark.parametrize(("name", "sign"), [("iq2_magnitudes", 1), ("iq2_negatives", -1)])
+def test_distinct_magnitudes(name, sign):
+    literal = re.search(rf"uint32_t {name}\(\) \{{ return (0x[0-9a-f]+)u; \}}", codebook_source("iq2"))[1]
+    first, *rest = (byte - (byte > 127) * 256 for byte in int(literal, 16).to_bytes(4, "little"))
+    assert [first, *rest] == [sign * 8, sign * 25, sign * 43, 0]  # ggml-common.h has no other bytes in these grids
+
+
 def test_the_eighth_sign_is_the_parity_of_the_others():
     """`complete_signs` in kernels/formats/unpack.cuh computes what gguf tabulates."""
     assert [seven | (seven.bit_count() & 1) << 7 for seven in range(128)] == list(quants.IQ2_XXS.ksigns)
@@ -66,3 +73,11 @@ def test_a_table_that_two_types_no_longer_share_is_noticed(monkeypatch):
     monkeypatch.setattr(quants.NVFP4, "kvalues", (1, *quants.NVFP4.kvalues[1:]))
     with pytest.raises(ValueError, match="no longer share"):
         codebook_source.__wrapped__("fp4")
+
+
+def test_magnitudes_that_grids_no_longer_share_are_noticed(monkeypatch):
+    quants.IQ2_S.init_grid()
+    monkeypatch.setattr(quants.IQ2_S, "grid", quants.IQ2_S.grid + 1)
+    monkeypatch.setattr(quants.IQ2_S, "init_grid", lambda: None)
+    with pytest.raises(ValueError, match="no longer share"):
+        codebook_source.__wrapped__("iq2")
