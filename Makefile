@@ -6,13 +6,14 @@ LOCK = $(UV) pip compile -q --upgrade --universal --python-version 3.11 --genera
 	--custom-compile-command "make lock" pyproject.toml requirements/build.in
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test lint compile-all lock clean setup-bench setup-test python
+.PHONY: help bench test lint compile-all check-gpu lock clean setup-bench setup-test python
 
 help:
 	@echo "make bench        set up .venv and run the main job (MODEL=file.gguf, ARGS='--tokens 1,8')"
 	@echo "make test         set up .venv, lint, and run all tests (GPU tests are skipped without a GPU)"
 	@echo "make lint         ruff, ruff format, mypy"
 	@echo "make compile-all  compile every kernel for every supported GPU; needs no GPU"
+	@echo "make check-gpu    all that only a GPU can tell: its tests, every matrix with every plan, memory errors"
 	@echo "make lock         renew requirements/*.txt from pyproject.toml; needs uv"
 	@echo "make clean        remove .venv and everything made"
 
@@ -29,6 +30,9 @@ lint: setup-test
 
 compile-all: setup-test
 	.venv/bin/python scripts/compile_kernels.py $(ARGS)
+
+check-gpu: setup-test
+	.venv/bin/python -m scripts.check_gpu $(ARGS)
 
 setup-bench setup-test: setup-%: python
 	@$(PYTHON) -m scripts.setup_env $*

@@ -80,7 +80,7 @@ MapExperts = Annotated[
 Formats = Annotated[
     str | None,
     typer.Option(
-        help="With --preset: other weight formats, e.g. Q4_K,Q6_K.", rich_help_panel=SELECT, show_default=False
+        help="With --preset: other weight formats, e.g. Q4_K,Q6_K, or all.", rich_help_panel=SELECT, show_default=False
     ),
 ]
 Pattern = Annotated[

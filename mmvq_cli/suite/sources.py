@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmvq_cli.errors import NothingMatched
 from mmvq_cli.model import ExpertTensor, Model, Preset, find_preset, open_model
+from mmvq_cli.op import FORMATS
 from mmvq_cli.suite.case import Axes, Suite, WeightSource, expand
 from mmvq_cli.suite.parse import layer_numbers
 
@@ -66,12 +67,21 @@ def _top_k(model: Model, tensor: ExpertTensor) -> int:
     return (model.top_k_of(tensor.layer) if tensor.layer < len(model.top_ks) else model.top_k) or 1
 
 
+def _named(formats: Sequence[str], cols: int) -> Iterator[str]:
+    """Spell the names as the table does; `all` stands for every format that has rows of `cols` weights."""
+    for name in (name.strip().upper() for name in formats):
+        if name == "ALL":
+            yield from (format.name for format in FORMATS.values() if cols % format.block_size == 0)
+        else:
+            yield name
+
+
 def _preset_sources(preset: Preset, axes: Axes, formats: Sequence[str]) -> list[WeightSource]:
     sources = []
     for role, (rows, cols) in preset.shapes.items():
         if role not in axes.roles:
             continue
-        names = dict.fromkeys(name.strip().upper() for name in formats) or (preset.formats[role].name,)
+        names = dict.fromkeys(_named(formats, cols)) or (preset.formats[role].name,)
         sources += [
             WeightSource(preset.name, role, role, name, preset.n_experts, rows, cols, preset.top_k) for name in names
         ]

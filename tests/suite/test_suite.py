@@ -197,6 +197,15 @@ def test_formats_replace_a_presets_own_once_each():
         preset_suite("no-such-model", ONE)
 
 
+@pytest.mark.parametrize(("preset", "left_out"), [("qwen3-30b-a3b", ()), ("gpt-oss-20b", ("Q4_K", "IQ1_S", "Q8_K"))])
+def test_all_formats_are_those_that_have_such_rows(preset, left_out):
+    suite = preset_suite(preset, ONE.override(roles=("gate",)), ("all", "Q8_0"))
+    names = [case.source.format_name for case in suite.cases]
+    assert len(set(names)) == len(names)
+    assert set(names) == {f.name for f in FORMATS.values() if suite.cases[0].source.cols % f.block_size == 0}
+    assert not set(left_out) & set(names)
+
+
 def test_a_format_that_does_not_fit_the_shape_is_found_by_the_descriptor():
     case = preset_suite("gpt-oss-120b", ONE, ("Q4_K",)).cases[0]
     with pytest.raises(InvalidProblem, match="2880"):
