@@ -17,6 +17,7 @@ from mmvq_cli.engine.base import Reference
 from mmvq_cli.op import Descriptor, Dtype, PrecisionGuarantee, Rows
 
 TILE_ROWS = 64  # output rows of one expert that share an NMSE figure
+_BLOCK_ELEMENTS = 2**16  # judged at once: what stays in a processor's cache
 
 _MAX_FINITE = {Dtype.F32: float(np.finfo(np.float32).max), Dtype.F16: 65504.0, Dtype.BF16: 2.0**127 * (2 - 2.0**-7)}
 _SMALLEST_SUBNORMAL = {Dtype.F32: 2.0**-149, Dtype.F16: 2.0**-24, Dtype.BF16: 2.0**-133}
@@ -57,6 +58,23 @@ class Verdict:
         return self.n_wrong == 0
 
 
+@dataclass(frozen=True, slots=True)
+class _RowErrors:
+    """Errors of some output rows.
+
+    used, column: the largest error over its bound and where it is, per row. squares, energy [rows, tiles]: squared
+    errors and results of each tile.
+    """
+
+    used: NDArray[np.float64]
+    column: NDArray[np.int64]
+    squares: NDArray[np.float64]
+    energy: NDArray[np.float64]
+    n_wrong: int
+    max_abs: float
+    max_rel: float
+
+
 def judge(
     output: NDArray[np.float32],
     reference: Reference,
@@ -68,22 +86,50 @@ def judge(
     """Judge output [output rows, n_rows_per_expert], widened to f32, against the reference with the plan's bound."""
     if output.size == 0:
         return Verdict(0.0, 0, None, 0.0, None, 0.0, None, 0.0, 0.0)
-    y, ref = output.astype(np.float64), reference.values
-    used = _bound_used(y, ref, reference.magnitude, descriptor.dtype, guarantee.error_constant)
-    worst = np.unravel_index(int(used.argmax()), used.shape)
-    error = _error(y, ref, used)
-    with np.errstate(over="ignore"):
-        squares, energy = error * error, np.where(np.isfinite(ref), ref * ref, 0.0)
+    step = max(1, _BLOCK_ELEMENTS // output.shape[1])
+    blocks = [
+        _row_errors(
+            output[begin : begin + step].astype(np.float64),
+            reference.values[begin : begin + step],
+            reference.magnitude[begin : begin + step],
+            descriptor.dtype,
+            guarantee.error_constant,
+        )
+        for begin in range(0, len(output), step)
+    ]
+    used = np.concatenate([block.used for block in blocks])
+    squares, energy = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("squares", "energy"))
+    worst, column = int(used.argmax()), np.concatenate([block.column for block in blocks])
     row_nmse = _ratio(squares.sum(axis=1), energy.sum(axis=1))
     worst_row = int(row_nmse.argmax())
     return Verdict(
         bound_used=float(used[worst]),
-        n_wrong=int(np.count_nonzero(~(used <= 1.0))),
-        worst_index=(int(worst[0]), int(worst[1])),
+        n_wrong=sum(block.n_wrong for block in blocks),
+        worst_index=(worst, int(column[worst])),
         nmse=float(_ratio(squares.sum(), energy.sum())),
         worst_row=worst_row,
         worst_row_nmse=float(row_nmse[worst_row]),
         worst_tile=_worst_tile(squares, energy, descriptor, sorted_token_ids, expert_offsets),
+        max_abs=max(block.max_abs for block in blocks),
+        max_rel=max(block.max_rel for block in blocks),
+    )
+
+
+def _row_errors(
+    y: NDArray[np.float64], ref: NDArray[np.float64], magnitude: NDArray[np.float64], dtype: Dtype, c: float
+) -> _RowErrors:
+    used = _bound_used(y, ref, magnitude, dtype, c)
+    error = _error(y, ref, used)
+    with np.errstate(over="ignore"):
+        squares, energy = error * error, np.where(np.isfinite(ref), ref * ref, 0.0)
+    column = used.argmax(axis=1)
+    starts = np.arange(0, ref.shape[1], TILE_ROWS)
+    return _RowErrors(
+        used=used[np.arange(len(used)), column],
+        column=column,
+        squares=np.add.reduceat(squares, starts, axis=1),
+        energy=np.add.reduceat(energy, starts, axis=1),
+        n_wrong=int(np.count_nonzero(~(used <= 1.0))),
         max_abs=float(np.abs(error).max()),
         max_rel=_max_relative(error, ref),
     )
@@ -124,18 +170,15 @@ def _worst_tile(
     token_ids: NDArray[np.int32],
     offsets: NDArray[np.int32],
 ) -> WorstTile | None:
-    """Sum the error energy of each expert's output rows; a token's row counts for each of its experts."""
+    """Sum the error energy [output rows, tiles] by expert; a token's row counts for each of its experts."""
     if d.m_total == 0:
         return None
-    starts = np.arange(0, squares.shape[1], TILE_ROWS)
-    tile_squares = np.add.reduceat(squares, starts, axis=1)
-    tile_energy = np.add.reduceat(energy, starts, axis=1)
     targets = token_ids if d.output_rows is Rows.TOKEN else np.arange(d.m_total)
     experts = np.repeat(np.arange(d.n_experts), np.diff(offsets))
-    shape = (d.n_experts, len(starts))
+    shape = (d.n_experts, squares.shape[1])
     expert_squares, expert_energy = np.zeros(shape), np.zeros(shape)
-    np.add.at(expert_squares, experts, tile_squares[targets])
-    np.add.at(expert_energy, experts, tile_energy[targets])
+    np.add.at(expert_squares, experts, squares[targets])
+    np.add.at(expert_energy, experts, energy[targets])
     nmse = _ratio(expert_squares, expert_energy)
     expert, tile = np.unravel_index(int(nmse.argmax()), shape)
     return WorstTile(int(expert), int(tile) * TILE_ROWS, float(nmse[expert, tile]))
