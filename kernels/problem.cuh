@@ -10,9 +10,9 @@ struct Problem {
     const int32_t* expert_offsets;    // [n_experts + 1], expert e owns dispatches [offsets[e], offsets[e + 1])
     const float* topk_weights;        // [m_total], or null for 1.0
     void* output;                     // [m_tokens or m_total, n_rows_per_expert] of the activation dtype
-    float* partials;                  // workspace [m_total, n_rows_per_expert]: weighted rows before the ordered sum
-    int32_t* token_counts;            // workspace [m_tokens]: dispatches of each token
-    int32_t* token_dispatches;        // workspace [m_tokens, top_k]: their positions, in no order
+    float* partials;  // workspace [m_total, n_rows_per_expert]: weighted rows before the ordered sum, sums of parts
+    int32_t* token_counts;      // workspace [m_tokens]: dispatches of each token
+    int32_t* token_dispatches;  // workspace [m_tokens, top_k]: their positions, in no order
     int32_t n_experts;
     int32_t n_rows_per_expert;
     int32_t n_cols;

@@ -83,6 +83,15 @@ constexpr float kLargestFloat = 0x1.FFFFFEp127f;
 // The nearest number that is not infinite: lower digits' sums must not turn an infinite one of the first into NaN.
 DEVICE float finite(float x) { return min(max(x, -kLargestFloat), kLargestFloat); }
 
+// Sums of a part of a row's weights and of the parts before it. True where parts follow: then they wait in the workspace.
+DEVICE bool pass_on(const Problem& p, const Shape& shape, int32_t dispatch, int32_t row, bool is_wanted, float& value) {
+    if (!is_wanted) return false;
+    float* const partial = p.partials + static_cast<int64_t>(dispatch) * p.n_rows_per_expert + row;
+    if (shape.continues) value += *partial;
+    if (!shape.ends) *partial = value;
+    return !shape.ends;
+}
+
 // The sums of an item's slices, and of an activation's parts, into the output. A lane takes one row and half of each eight mma
 // columns.
 DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, const Share& share) {
@@ -127,14 +136,18 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
                 }
                 if constexpr (PARTS == 3) total.x += finite(total.y + finite(total.z));
                 if constexpr (PARTS == 2) total.x = fused_multiply_add(total.y, low, total.x);
-                const float values[4] = {total.x, PARTS == 1 ? total.y : fused_multiply_add(total.w, low, total.z),
-                                         total.z, total.w};
+                float values[4] = {total.x, PARTS == 1 ? total.y : fused_multiply_add(total.w, low, total.z), total.z,
+                                   total.w};
                 float weighted[VALUES];
                 bool are_wanted[VALUES];
 #pragma unroll
                 for (int v = 0; v < VALUES; ++v) {
+                    const int32_t column = (2 * n + half) * VALUES + v;
+                    are_wanted[v] = column < count && row < p.n_rows_per_expert;
+                    if constexpr (HAS_PARTS) {
+                        are_wanted[v] &= !pass_on(p, shape, tile.first + column, row, are_wanted[v], values[v]);
+                    }
                     weighted[v] = factors[n][v] * values[v];
-                    are_wanted[v] = (2 * n + half) * VALUES + v < count && row < p.n_rows_per_expert;
                 }
                 store(p, places[n], are_wanted, row, weighted);
             }

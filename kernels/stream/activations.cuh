@@ -120,8 +120,9 @@ DEVICE int32_t stage_tiles(const Problem& p, const Shape& shape, const Share& sh
                           slot = is_first ? in_tile : shape.columns + in_tile;
             const Element* row = static_cast<const Element*>(p.activations) +
                                  activation_row(p, (is_first ? first : second).first + in_tile) * p.n_cols;
-            load_mma_octet(row + chunk * CHUNK, lane_index() % 4, lane_index() / 4, p.n_cols - chunk * CHUNK,
-                           whole_vectors, octets[i]);
+            const int32_t first = first_weight(shape) + chunk * CHUNK;
+            load_mma_octet(row + first, lane_index() % 4, lane_index() / 4, end_weight(p, shape) - first, whole_vectors,
+                           octets[i]);
             targets[i] = s.columns + slot * PARTS * shape.column_bytes + chunk * CHUNK_BYTES;
         }
 #pragma unroll

@@ -5,6 +5,7 @@ constexpr int N_TILES = MMVQ_COLUMN_TILES;          // of 8 mma columns
 constexpr int SUMMING_WARPS = MMVQ_SUMMING_WARPS;   // 1, or 2 that take turns
 constexpr bool HAS_BULK_COPIES = MMVQ_BULK_COPIES;  // from sm_90 on
 constexpr int MIN_GROUPS = MMVQ_MIN_GROUPS;         // of 256 weights, where the format has Mins; else 0
+constexpr bool HAS_PARTS = MMVQ_PARTS;              // each launch multiplies a part of the rows
 constexpr int MAX_STAGES = 8, MAX_BUFFERS = 8;
 constexpr int CHUNK = 256;
 
@@ -67,7 +68,17 @@ struct Shape {
     int32_t stages_at;
     int32_t grid_at;
     int32_t grid_copies;  // of each entry, a power of two up to 32
+    // Where a launch multiplies a part of the rows, to which all that is said of rows above refers:
+    int32_t first_weight;
+    int32_t end_weight;
+    int32_t continues;  // 1 where the parts before left their sums in the workspace
+    int32_t ends;       // 1 where no part follows
 };
+
+// The weights of each row that a launch multiplies.
+DEVICE int32_t first_weight(const Shape& shape) { return HAS_PARTS ? shape.first_weight : 0; }
+
+DEVICE int32_t end_weight(const Problem& p, const Shape& shape) { return HAS_PARTS ? shape.end_weight : p.n_cols; }
 
 // Up to `columns` dispatches of one expert.
 struct Tile {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mmvq_cli.op.boxes import UNIT, Boxes, find_boxes
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.operands import Operands
+from mmvq_cli.op.part import Part
 
 _LINE = 16  # bytes that copies begin and end at
 _SHORT_ROW, _SHORT_ROW_BYTES = 1536, 700  # weights or packed bytes up to which an item's rows are copied together
@@ -24,14 +25,15 @@ class Copies:
 
 
 def copies_of(
-    d: Descriptor, operands: Operands, rows: int, segment_bytes: int, are_whole: bool, has_bulk_copies: bool
+    d: Descriptor, part: Part, operands: Operands, rows: int, segment_bytes: int, are_whole: bool, has_bulk_copies: bool
 ) -> Copies:
-    """What is best for segments of this size, which may be `are_whole` rows."""
-    boxes = find_boxes(d, rows, segment_bytes, _box_slot(d, operands, segment_bytes)) if has_bulk_copies else None
+    """What is best for segments of this size, which may be `are_whole` rows or parts of them."""
+    box_slot = _box_slot(d, operands, segment_bytes)
+    boxes = find_boxes(d, part, rows, segment_bytes, box_slot) if has_bulk_copies else None
     if boxes:
         row_slot = boxes.box_width * UNIT
         return Copies(row_slot, rows * row_slot, boxes, False)
-    if are_whole and _are_short(d) and has_bulk_copies:
+    if are_whole and part == Part.whole(d) and _are_short(d) and has_bulk_copies:
         row_slot = d.format.row_bytes(d.n_cols)
         return Copies(row_slot, rows * row_slot + _ROUNDING_BYTES, None, True)
     row_slot = _row_slot(d, operands, segment_bytes)

@@ -30,9 +30,12 @@ def grouped_launches(d: Descriptor) -> tuple[Launch, ...]:
     return tuple(_surrounded(d, _grouped(d)))
 
 
-def stream_launches(d: Descriptor, device: Device, shape: StreamShape) -> tuple[Launch, ...]:
-    """The product of the streaming family with what surrounds it; each waits for the one before it by itself."""
-    launches = _surrounded(d, _stream(d, device, shape))
+def stream_launches(d: Descriptor, device: Device, *shapes: StreamShape) -> tuple[Launch, ...]:
+    """The product of the streaming family, in one launch or in parts, with what surrounds it.
+
+    Each launch waits for the one before it by itself.
+    """
+    launches = _surrounded(d, *(_stream(d, device, shape) for shape in shapes))
     return tuple(replace(launch, overlaps=device.has_bulk_copies) for launch in launches)
 
 
@@ -46,7 +49,7 @@ def format_defines(d: Descriptor) -> tuple[tuple[str, int], ...]:
     )
 
 
-def _surrounded(d: Descriptor, product: Launch) -> list[Launch]:
+def _surrounded(d: Descriptor, *products: Launch) -> list[Launch]:
     """The product with what comes before and after it: zeroed rows, the ordered sum."""
     launches = []
     # With top_k = 1 and a dispatch for every token each row is written anyway.
@@ -54,7 +57,7 @@ def _surrounded(d: Descriptor, product: Launch) -> list[Launch]:
         launches.append(_clear_output(d))
     if d.combines:
         launches += _index(d)
-    launches.append(product)
+    launches += products
     if d.combines:
         launches.append(_combine(d))
     return launches

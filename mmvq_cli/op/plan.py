@@ -14,7 +14,7 @@ from mmvq_cli.op.boxes import Boxes
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.precision import PrecisionGuarantee
-from mmvq_cli.op.problem import Region, workspace_regions, workspace_size
+from mmvq_cli.op.problem import Region, workspace_size
 
 
 class Preference(StrEnum):
@@ -98,7 +98,7 @@ class Plan:
             sku=choice.sku,
             precision_guarantee=choice.guarantee,
             launches=choice.launches,
-            workspace=workspace_regions(descriptor) if choice.uses_workspace else (),
+            workspace=choice.workspace,
             rule=choice.rule,
             reason=choice.reason,
         )

@@ -69,18 +69,20 @@ class Region:
 _ALIGNMENT = 256
 
 
-def workspace_regions(descriptor: Descriptor) -> tuple[Region, ...]:
+def workspace_regions(descriptor: Descriptor, has_parts: bool = False) -> tuple[Region, ...]:
     """The scratch memory of the ordered combine: partial rows f32 [m_total, rows], dispatches of each token.
 
-    Empty unless several dispatches are summed into one row in order.
+    Partial rows alone where rows of weights are multiplied in parts (`has_parts`) and nothing is combined; empty where
+    neither is done.
     """
-    if descriptor.is_empty or not descriptor.combines:
+    if descriptor.is_empty or not (descriptor.combines or has_parts):
         return ()
-    sizes = (
-        ("partials", 4 * descriptor.m_total * descriptor.n_rows_per_expert),
-        ("token_counts", 4 * descriptor.m_tokens),
-        ("token_dispatches", 4 * descriptor.m_tokens * descriptor.top_k),
-    )
+    sizes = [("partials", 4 * descriptor.m_total * descriptor.n_rows_per_expert)]
+    if descriptor.combines:
+        sizes += [
+            ("token_counts", 4 * descriptor.m_tokens),
+            ("token_dispatches", 4 * descriptor.m_tokens * descriptor.top_k),
+        ]
     regions, offset = [], 0
     for name, n_bytes in sizes:
         regions.append(Region(name, offset, n_bytes))
@@ -93,8 +95,13 @@ def workspace_size(regions: tuple[Region, ...]) -> int:
     return regions[-1].offset + regions[-1].n_bytes if regions else 0
 
 
-def bind_problem(descriptor: Descriptor, views: BoundArgs, workspace_pointer: int) -> Problem:
-    """Fill the struct; `workspace_pointer` is the start of at least `workspace_size` bytes, or 0."""
+def bind_problem(
+    descriptor: Descriptor, views: BoundArgs, workspace_pointer: int, workspace: tuple[Region, ...] | None = None
+) -> Problem:
+    """Fill the struct; `workspace_pointer` is the start of at least `workspace_size` bytes, or 0.
+
+    `workspace`: the plan's regions, or those of a plan without parts.
+    """
     problem = Problem(
         weights=views.weights.pointer,
         activations=views.activations.pointer,
@@ -114,6 +121,6 @@ def bind_problem(descriptor: Descriptor, views: BoundArgs, workspace_pointer: in
         is_atomic=descriptor.accumulate == "atomic",
         combines=descriptor.combines,
     )
-    for region in workspace_regions(descriptor):
+    for region in workspace_regions(descriptor) if workspace is None else workspace:
         setattr(problem, region.name, workspace_pointer + region.offset)
     return problem

@@ -13,8 +13,10 @@ from mmvq_cli.op.descriptor import Accumulate, Descriptor, Dtype
 from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY, Device
 from mmvq_cli.op.launches import COLUMNS, grouped_launches, stream_launches
 from mmvq_cli.op.operands import has_digits
+from mmvq_cli.op.parts import part_shapes
 from mmvq_cli.op.plan import Launch, Preference, Sku
 from mmvq_cli.op.precision import DEFAULT_ERROR_CONSTANT, PrecisionGuarantee
+from mmvq_cli.op.problem import Region, workspace_regions
 from mmvq_cli.op.shape import StreamShape
 from mmvq_cli.op.stream import digit_shape, halves_shape, stream_shape
 
@@ -28,7 +30,7 @@ class Choice:
     sku: Sku
     guarantee: PrecisionGuarantee
     launches: tuple[Launch, ...]
-    uses_workspace: bool
+    workspace: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,6 @@ def _build_cpu(d: Descriptor, device: Device, _: Preference) -> Choice:
             batch_invariant=False,  # BLAS picks its summation order from the matrix shape
         ),
         launches=(),
-        uses_workspace=False,
     )
 
 
@@ -134,7 +135,7 @@ def _build_grouped(d: Descriptor, device: Device, _: Preference) -> Choice:
             batch_invariant=not atomic,
         ),
         launches=grouped_launches(d),
-        uses_workspace=d.combines,
+        workspace=workspace_regions(d),
     )
 
 
@@ -142,31 +143,41 @@ def _build_stream(d: Descriptor, device: Device, preference: Preference) -> Choi
     shape = stream_shape(d, device)
     assert shape is not None
     arithmetic = "products in f32" if d.format.is_float else "exact weights as f16 on the tensor cores"
-    return _streaming(d, device, shape, preference, arithmetic)
+    return _streaming(d, device, preference, arithmetic, shape)
+
+
+def _build_stream_parts(d: Descriptor, device: Device, _: Preference) -> Choice:
+    shapes = part_shapes(d, device)
+    arithmetic = f"exact weights as f16 on the tensor cores; rows in {len(shapes)} parts, a launch for each"
+    return _streaming(d, device, Preference.FASTEST, arithmetic, *shapes)
 
 
 def _build_stream_halves(d: Descriptor, device: Device, _: Preference) -> Choice:
     shape = halves_shape(d, device)
     assert shape is not None
-    return _streaming(d, device, shape, Preference.FASTEST, "weights as scaled f16 on the tensor cores")
+    return _streaming(d, device, Preference.FASTEST, "weights as scaled f16 on the tensor cores", shape)
 
 
 def _build_stream_digits(d: Descriptor, device: Device, _: Preference) -> Choice:
     shape = digit_shape(d, device)
     assert shape is not None
     arithmetic = f"codes times activations of {shape.operands.digits} digits of 8 bits on the integer tensor cores"
-    return _streaming(d, device, shape, Preference.FASTEST, arithmetic)
+    return _streaming(d, device, Preference.FASTEST, arithmetic, shape)
 
 
-def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Preference, arithmetic: str) -> Choice:
+def _streaming(
+    d: Descriptor, device: Device, preference: Preference, arithmetic: str, shape: StreamShape, *more: StreamShape
+) -> Choice:
     atomic = _is_atomic_sum(d)
-    operands = shape.operands
+    operands, shapes = shape.operands, (shape, *more)
     are_halves = d.format.is_float and not operands.is_plain
-    rule = "stream_digits" if operands.digits else "stream_halves" if are_halves else "stream"
+    rule = (
+        "stream_digits" if operands.digits else "stream_halves" if are_halves else "stream_parts" if more else "stream"
+    )
     exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if operands.is_plain else d.dtype]
     tile = "each dispatch" if shape.columns == 1 else f"each tile of up to {shape.columns} dispatches"
     # A token alone, or one of a crowd, would be multiplied in another way.
-    changes = _may_be_digits(d, preference) or _may_be_halves(d, preference)
+    changes = _may_be_digits(d, preference) or _may_be_halves(d, preference) or _may_have_parts(d, preference)
     return Choice(
         rule=rule,
         reason=f"{tile} streams its rows through shared memory once, in {shape.n_stages} stages of {shape.segment} "
@@ -180,8 +191,8 @@ def _streaming(d: Descriptor, device: Device, shape: StreamShape, preference: Pr
             bit_stable_on_same_hardware=not atomic,
             batch_invariant=not atomic and not changes,
         ),
-        launches=stream_launches(d, device, shape),
-        uses_workspace=d.combines,
+        launches=stream_launches(d, device, *shapes),
+        workspace=workspace_regions(d, has_parts=len(shapes) > 1),
     )
 
 
@@ -203,6 +214,15 @@ def _may_be_halves(d: Descriptor, preference: Preference) -> bool:
 
 def _streams_halves(d: Descriptor, device: Device, preference: Preference) -> bool:
     return _may_be_halves(d, preference) and _may_stream(device, preference) and halves_shape(d, device) is not None
+
+
+def _may_have_parts(d: Descriptor, preference: Preference) -> bool:
+    # Not by itself (auto): no GPU has run it yet (kernels/README.md).
+    return preference is Preference.FASTEST and not d.format.is_float
+
+
+def _streams_parts(d: Descriptor, device: Device, preference: Preference) -> bool:
+    return _may_have_parts(d, preference) and _may_stream(device, preference) and bool(part_shapes(d, device))
 
 
 def _may_be_digits(d: Descriptor, preference: Preference) -> bool:
@@ -240,6 +260,13 @@ RULES: tuple[Rule, ...] = (
         "plain floats, four dispatches per expert and more: rows stream as scaled f16; auto from sm_90, not of f32",
         _streams_halves,
         _build_stream_halves,
+    ),
+    Rule(
+        "stream_parts",
+        "cuda",
+        "long rows, many dispatches per expert: parts of the rows in wide tiles, a launch for each; fastest only",
+        _streams_parts,
+        _build_stream_parts,
     ),
     Rule(
         "stream",

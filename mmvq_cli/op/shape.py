@@ -49,6 +49,10 @@ SHAPE_FIELDS = (
     "stages_at",
     "grid_at",
     "grid_copies",
+    "first_weight",
+    "end_weight",
+    "continues",
+    "ends",
 )
 
 
@@ -95,6 +99,7 @@ class StreamShape:
             ("MMVQ_DIGITS", self.operands.digits),
             ("MMVQ_GRID_WORDS", self.operands.grid_words),
             ("MMVQ_MIN_GROUPS", self.operands.min_groups),
+            ("MMVQ_PARTS", int(self.continues or not self.ends)),
             ("MMVQ_PLAIN", int(self.operands.is_plain)),
             ("MMVQ_SUMMING_WARPS", self.block.summing_warps),
             ("MMVQ_THREADS", self.block.max_threads),

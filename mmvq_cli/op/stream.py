@@ -17,11 +17,12 @@ from mmvq_cli.op.copies import copies_of
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, OutputMode, Rows
 from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY, Device
 from mmvq_cli.op.operands import Operands, digits_of, halves_of, has_digits, operands_of
+from mmvq_cli.op.part import Part
 from mmvq_cli.op.shape import SHAPE_FIELDS, StreamShape
 from mmvq_cli.op.tiles import expected_tiles, touched_experts, wanted_widths
 
 _OCTET = 8  # neighbouring floats that a lane reads
-_CHUNK = 256  # weights of a row that one warp takes at a time
+CHUNK = 256  # weights of a row that one warp takes at a time
 _MAX_SLICES = 14  # of a row: what one item's sums have room for, and one for each warp
 _FEW_CHUNKS, _FEW_SLICES = 12, 4  # rows of up to so many chunks are cut into fewer: each takes some 90 instructions
 _SHORTEST_RUN = 2  # chunks of a slice
@@ -32,7 +33,7 @@ _MAX_BUFFERS = 8
 _MAX_SUMS_BYTES = 24 * 1024  # of more than two items
 _MIN_STAGES = 3
 _MIN_UNITS, _MAX_UNITS = 4, 8  # of an item: with fewer a block would be at many items at once; more end further apart
-_MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
+MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
 _PLAIN_COLUMNS = 2  # dispatches of a tile up to which f32 products keep up with the memory
 _PLAIN_TILES = 1.15  # of two dispatches for each touched expert, up to which they are faster than tiles of four
 _MOST_PLAIN_TILES = 1.2  # of four dispatches for each touched expert, up to which f32 products are faster than f16
@@ -49,28 +50,28 @@ _SMALL_STAGE_BYTES = 20 * 1024  # the same for three stages: four smaller ones a
 
 def stream_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The widest fitting tile that the dispatches per touched expert ask for; None when the kernel cannot run."""
-    return _widest(_sizes(d), operands_of(d), device) if _can_stream(d, device) else None
+    return _widest(sizes_of(d), operands_of(d), device) if can_stream(d, device) else None
 
 
 def halves_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The same for plain floats as f16; None for block formats, and where f32 products read few rows twice."""
-    if not d.format.is_float or not _can_stream(d, device):
+    if not d.format.is_float or not can_stream(d, device):
         return None
     if expected_tiles(d, _MAX_PLAIN_COLUMNS) <= _MOST_PLAIN_TILES * touched_experts(d):
         return None
-    return _widest(_sizes(d), halves_of(d), device)
+    return _widest(sizes_of(d), halves_of(d), device)
 
 
 def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The same with digits for activations; None where f16 is faster: in wide tiles and some formats."""
-    if not _can_stream(d, device) or not has_digits(d):
+    if not can_stream(d, device) or not has_digits(d):
         return None
     width = min(wanted_widths(d)[-1], _DIGIT_COLUMNS)
     are_few = expected_tiles(d, width) <= d.format.digit_tiles * touched_experts(d)
-    return _fill(_sizes(d), digits_of(d), width, device) if are_few else None
+    return fill(sizes_of(d), digits_of(d), width, device) if are_few else None
 
 
-def _sizes(d: Descriptor) -> Descriptor:
+def sizes_of(d: Descriptor) -> Descriptor:
     """The problem with ordinary modes, which change no shape: all of them share what is computed once."""
     return replace(
         d,
@@ -82,8 +83,8 @@ def _sizes(d: Descriptor) -> Descriptor:
 
 
 def _widest(d: Descriptor, operands: Operands, device: Device) -> StreamShape | None:
-    most = _most_plain_columns(d) if operands.is_plain else 8 * _MAX_COLUMN_TILES // operands.slots
-    shapes = (_fill(d, operands, width, device) for width in reversed(wanted_widths(d)) if width <= most)
+    most = _most_plain_columns(d) if operands.is_plain else 8 * MAX_COLUMN_TILES // operands.slots
+    shapes = (fill(d, operands, width, device) for width in reversed(wanted_widths(d)) if width <= most)
     return next((shape for shape in shapes if shape is not None), None)
 
 
@@ -93,7 +94,8 @@ def _most_plain_columns(d: Descriptor) -> int:
     return _PLAIN_COLUMNS if are_few else _MAX_PLAIN_COLUMNS
 
 
-def _can_stream(d: Descriptor, device: Device) -> bool:
+def can_stream(d: Descriptor, device: Device) -> bool:
+    """Whether the kernel takes such problems at all, tiles that fit provided."""
     are_whole_vectors = not d.format.is_float or d.n_cols % _OCTET == 0
     most_stages = d.m_total * -(-d.n_rows_per_expert // 16) * _slicing(d)[2]  # of all blocks together
     are_counted = most_stages < _COUNTED_STAGES * max(device.sm_count, 1)
@@ -103,27 +105,40 @@ def _can_stream(d: Descriptor, device: Device) -> bool:
 
 
 @lru_cache(maxsize=256)  # a rule asks for it, then the plan
-def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
-    """The block, the rows and the segment for this width; boxes before other copies, four stages before three."""
+def fill(
+    d: Descriptor, operands: Operands, columns: int, device: Device, part: Part | None = None
+) -> StreamShape | None:
+    """The block, the rows and the segment for this width; boxes before other copies, four stages before three.
+
+    None when nothing fits. `d` has the sizes alone (`sizes_of`); its n_cols are those of the part.
+    """
+    part = part or Part.whole(d)
     for needs_boxes in (True, False) if device.has_bulk_copies else (False,):
         blocks = blocks_for(d, operands, _column_tiles(operands, columns), needs_boxes, device)
         for block, stage_of_three in product(blocks, (_SMALL_STAGE_BYTES, _STAGE_BYTES)):
-            shape = _fill_block(d, operands, columns, block, device.sm_count, needs_boxes, stage_of_three)
+            shape = _fill_block(d, part, operands, columns, block, device.sm_count, needs_boxes, stage_of_three)
             if shape is not None:
                 return shape
     return None
 
 
 def _fill_block(
-    d: Descriptor, operands: Operands, columns: int, block: Block, sm_count: int, needs_boxes: bool, stage_of_three: int
+    d: Descriptor,
+    part: Part,
+    operands: Operands,
+    columns: int,
+    block: Block,
+    sm_count: int,
+    needs_boxes: bool,
+    stage_of_three: int,
 ) -> StreamShape | None:
     """The same for this block and as many stages as fit: three of up to `stage_of_three` bytes, or more."""
-    if needs_boxes and not can_box(d):
+    if needs_boxes and not can_box(d, part):
         return None
     _, _, n_slices = _slicing(d)
     for row_groups in _row_groups(d, columns, block, sm_count, n_slices):
         for n_segments in range(1, n_slices + 1):
-            shape, stages_at, boxes = _layout(d, operands, columns, block, row_groups, -(-n_slices // n_segments))
+            shape, stages_at, boxes = _layout(d, part, operands, columns, block, row_groups, -(-n_slices // n_segments))
             if needs_boxes and boxes is None:
                 continue
             room, stage_bytes = block.shared_bytes - stages_at, shape["stage_bytes"]
@@ -149,8 +164,8 @@ def _fill_block(
 
 def _slicing(d: Descriptor) -> tuple[int, int, int]:
     """Chunks of a row, chunks of a slice, slices of a row."""
-    n_chunks = -(-d.n_cols // _CHUNK)
-    is_short = n_chunks <= _FEW_CHUNKS and _SHORTEST_RUN * d.format.row_bytes(_CHUNK) < LONGEST_ROW  # longer: no boxes
+    n_chunks = -(-d.n_cols // CHUNK)
+    is_short = n_chunks <= _FEW_CHUNKS and _SHORTEST_RUN * d.format.row_bytes(CHUNK) < LONGEST_ROW  # longer: no boxes
     if is_short and n_chunks <= _WHOLE_CHUNKS:
         return n_chunks, n_chunks, 1
     run = max(_SHORTEST_RUN, -(-n_chunks // (_FEW_SLICES if is_short else _MAX_SLICES)))
@@ -158,15 +173,15 @@ def _slicing(d: Descriptor) -> tuple[int, int, int]:
 
 
 def _layout(
-    d: Descriptor, operands: Operands, columns: int, block: Block, row_groups: int, slices: int
+    d: Descriptor, part: Part, operands: Operands, columns: int, block: Block, row_groups: int, slices: int
 ) -> tuple[dict[str, int], int, Boxes | None]:
     """The kernel's Shape but for its n_stages, the bytes of shared memory before the stages, and boxes if there are."""
     n_chunks, run, n_slices = _slicing(d)
-    rows, segment = 16 * row_groups, slices * run * _CHUNK
+    rows, segment = 16 * row_groups, slices * run * CHUNK
     packed_segment = d.format.row_bytes(min(segment, _round_up(d.n_cols, d.format.block_size)))
-    copies = copies_of(d, operands, rows, packed_segment, slices == n_slices, block.has_bulk_copies)
+    copies = copies_of(d, part, operands, rows, packed_segment, slices == n_slices, block.has_bulk_copies)
     # Activations, four 16-bit parts of each group's sum, the power of two that scales all but f16.
-    chunk_bytes = operands.element_bytes * _CHUNK + 8 * operands.min_groups + (16 if operands.is_scaled else 0)
+    chunk_bytes = operands.element_bytes * CHUNK + 8 * operands.min_groups + (16 if operands.is_scaled else 0)
     column_bytes = (n_chunks * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
     item_sums = n_slices * rows * 8 * _column_tiles(operands, columns)
     n_buffers = _n_buffers(n_slices * row_groups, block, item_sums)
@@ -190,8 +205,8 @@ def _layout(
         "run": run,
         "slice_columns": run * chunk_bytes,
         "row_columns": n_chunks * chunk_bytes,
-        "slice": run * _CHUNK,
-        "packed_slice": d.format.row_bytes(run * _CHUNK),
+        "slice": run * CHUNK,
+        "packed_slice": d.format.row_bytes(run * CHUNK),
         "n_slices": n_slices,
         "n_chunks": n_chunks,
         "chunk_inverse": -(-(2**30) // n_chunks),
@@ -215,6 +230,10 @@ def _layout(
         "stages_at": stages_at,
         "grid_at": grid_at,
         "grid_copies": grid_copies,
+        "first_weight": part.first,
+        "end_weight": part.first + d.n_cols,
+        "continues": int(part.first > 0),
+        "ends": int(part.first + d.n_cols == part.row_cols),
     }
     return shape, stages_at, copies.boxes
 

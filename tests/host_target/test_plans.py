@@ -105,6 +105,8 @@ CASES = {
     "four-each": Case(
         "uniform", n_experts=2, n_rows=2, n_tokens=8, top_k=1, columns=1, float_columns=8192, modes=TO_DISPATCHES
     ),
+    # Activations of whole rows leave no room for tiles of 16: the rows are multiplied in parts.
+    "parts": Case("uniform", n_experts=2, n_rows=2, n_tokens=17, n_cols=7168),
     # Few dispatches for each expert, so that all arithmetics meet such values.
     "nonfinite": Case("uniform", n_experts=24, activations="nonfinite", columns=1, float_columns=40),
     # As check's own: with other scales each product of f32 is a rounded subnormal, on any kernel.
@@ -235,7 +237,7 @@ def test_a_format_with_a_dtype(name, dtype):
 )
 def test_rows_that_are_copied_by_lines(name):
     """One dtype for each format, with which it has all its arithmetics."""
-    format, few = FORMATS[name], ("stored", "added", "long-rows", "crowded", "nonfinite", "tiny")
+    format, few = FORMATS[name], ("stored", "added", "long-rows", "crowded", "parts", "nonfinite", "tiny")
     halves = (Dtype.F16, Dtype.BF16)
     dtype = halves[format.id % 2] if format.digit_tiles or format.is_float else Dtype.F32
     cases = {name: CASES[name] for name in few}
@@ -245,6 +247,19 @@ def test_rows_that_are_copied_by_lines(name):
     streams = {kernel for kernel in selectable(format, dtype) if kernel[0] == "stream.cu"}
     assert streams
     assert not streams - executed
+
+
+@pytest.mark.parametrize("name", ["Q5_0", "IQ1_M"])
+def test_parts_add_to_what_was_there(name):
+    """Three launches or more, rows at all phases of 16 bytes, more than one tile of rows."""
+    format = FORMATS[name]
+    n_cols = 14336 + (32 if format.block_size == 32 else 0)
+    case = Case("gaps", 2, n_rows=17, n_cols=n_cols, n_tokens=33, top_k=1, modes=ADDED_TO_DISPATCHES, phase=8)
+    d = case.descriptor(format, Dtype.BF16)
+    plan = Plan.select(d, DEVICES[1], Preference.FASTEST)
+    assert plan.rule == "stream_parts"
+    assert len(plan.launches) >= 3
+    check(plan, case, case.args(d), (0, 1))
 
 
 @pytest.mark.parametrize("dtype", Dtype)

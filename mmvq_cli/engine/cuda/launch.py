@@ -94,7 +94,7 @@ def execute(plan: Plan, views: BoundArgs, workspace_pointer: int, stream: Any) -
 
     Raises `LaunchError`; `BuildError` when a kernel is built for the first time and does not compile.
     """
-    problem = bind_problem(plan.descriptor, views, workspace_pointer)
+    problem = bind_problem(plan.descriptor, views, workspace_pointer, plan.workspace)
     for launch in plan.launches:
         kernel = _kernel_of(launch, plan.device.index)
         arguments: tuple[Any, ...] = (problem,)

@@ -180,7 +180,7 @@ def _kind(launch: Launch) -> str:
     values = dict(launch.defines)
     are_halves = values["MMVQ_BLOCK_SIZE"] == 1 and not values["MMVQ_PLAIN"]
     operands = " digits" if values["MMVQ_DIGITS"] else " halves" if are_halves else ""
-    return f" x{values['MMVQ_COLUMN_TILES']}{operands}"
+    return f" x{values['MMVQ_COLUMN_TILES']}{operands}{' parts' if values['MMVQ_PARTS'] else ''}"
 
 
 def all_variants(architecture: str) -> tuple[Variant, ...]:
