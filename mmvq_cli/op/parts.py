@@ -17,16 +17,16 @@ _MOST_PARTS = 8  # of a row
 
 
 def part_shapes(d: Descriptor, device: Device) -> tuple[StreamShape, ...]:
-    """Shapes of launches that multiply a part of the rows each, in order; empty where whole rows are as good.
+    """Shapes of launches that multiply a part of the rows each, in the widest tiles, in order.
 
-    Activations of whole rows leave room for narrow tiles only, where rows are long: an expert with more dispatches is
-    read again for each tile.
+    Empty where fewer dispatches share a tile or whole rows are as good. Where rows are long, activations of whole rows
+    leave room for narrow tiles only: an expert with more dispatches is read again for each tile.
     """
     if d.format.is_float or not can_stream(d, device):
         return ()
     operands, whole = operands_of(d), stream_shape(d, device)
-    widest = min(wanted_widths(d)[-1], 8 * MAX_COLUMN_TILES // operands.slots)
-    if whole is not None and 2 * whole.columns > widest:
+    widest = 8 * MAX_COLUMN_TILES // operands.slots
+    if wanted_widths(d)[-1] < widest or (whole is not None and 2 * whole.columns > widest):
         return ()
     for n_parts in range(2, _MOST_PARTS + 1):
         parts = _cut(d, n_parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from mmvq_cli.edges.routings import edge_routing
 from mmvq_cli.engine.cuda import CudaEngine
 from mmvq_cli.engine.discovery import cuda_available
 from mmvq_cli.op import Dtype, Plan, Preference, Rows
-from tests.gpu.problems import N_EXPERTS, N_TOKENS, TOP_K, arguments, assert_right, descriptor, result
+from tests.gpu.problems import arguments, assert_right, descriptor, result
 
 USABLE, REASON = cuda_available()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not USABLE, reason=REASON)]
@@ -28,11 +30,12 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not USABLE, reason=REASON)]
 )
 def test_parts_are_summed_up(name, dtype, n_cols, output_rows):
     cuda = CudaEngine(0)
-    d = descriptor(name, dtype, output_rows, n_cols=n_cols)
+    sizes = {"n_experts": 2, "top_k": 2, "m_tokens": 17, "m_total": 34}
+    d = replace(descriptor(name, dtype, output_rows, n_cols=n_cols), **sizes)
     plan = Plan.select(d, cuda.device, Preference.FASTEST)
     if cuda.device.has_bulk_copies:
         assert plan.rule == "stream_parts"
-    args = arguments(cuda, d, edge_routing("uniform", N_EXPERTS, TOP_K, N_TOKENS, 0))
+    args = arguments(cuda, d, edge_routing("uniform", 2, 2, 17, 0))
     outputs = [result(cuda, plan, args) for _ in range(3)]
     assert_right(cuda, plan, args, outputs[0])
     for output in outputs[1:]:

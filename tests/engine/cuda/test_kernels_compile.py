@@ -1,7 +1,8 @@
-"""Every source that a plan can ask for on sm_90 compiles without spills; one test a format, so that they spread.
+"""Every kind of source that a plan asks for on sm_90 compiles without spills; one test a format, so that they spread.
 
-Of the oracle, f32 stands for all dtypes, which only load activations in another way there. Of the other architectures,
-some formats that have between them every kind of product and of copies.
+Dtypes take turns, as they load activations in another way and no more: f16 with every format, f32 and bf16 with every
+second; of the oracle f32. Of the other architectures, some formats that have between them every kind of product and of
+copies. `make compile-all` leaves out nothing.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ def check(variants, architecture=ARCHITECTURE):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_source_of_a_format(name):
+    oracles = {f"{name} f32"}
+    left_out = ("f32", "bf16")[list(FORMATS).index(name) % 2]
     variants = format_variants(FORMATS[name], ARCHITECTURE)
-    check([variant for variant in variants if variant.source != "oracle.cu" or variant.label.endswith(" f32")])
+    check([v for v in variants if (v.label in oracles if v.source == "oracle.cu" else left_out not in v.label.split())])
 
 
 @pytest.mark.parametrize(
