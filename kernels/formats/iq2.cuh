@@ -44,11 +44,11 @@ DEVICE uint32_t iq2_choices(const uint64_t* grid, int i) {
     return pack_nibbles({iq2_grid_word(grid, 2 * i) >> 4, iq2_grid_word(grid, 2 * i + 1) >> 4});
 }
 
-// What a lane keeps of a block: the octets of lane t of each 32 weights, the codebook of choices and behind it that of signs.
+// What a lane keeps of a block for integers: the codebook is that of choices, and behind it that of signs.
 struct ChoiceHead {
-    const uint8_t* block;
+    const uint8_t* mine;  // where the indices of the lane's octets begin
     Grid grid, signs;
-    uint32_t t;
+    uint32_t shift;      // of the lane's signs (XXS) or of the top bits of its indices (S)
     uint32_t scales[4];  // of 16 weights: those of low nibbles, of groups of 32 from 0 and from 4 on; of high ones
     float d;
 };
@@ -137,8 +137,8 @@ struct Format<16> {  // IQ2_XXS
 
     DEVICE SignedOctet<1, int32_t> unpack_integers(const Head& head, const uint8_t* block, uint32_t octet) {
         const uint32_t sub = 2 + octet / 4 * 8, word = load_u8x4<2>(block + sub + 4);
-        const uint32_t magnitudes = Grid::at<uint32_t>(head.grid, head.block[sub]);
-        const uint32_t choices = magnitudes | Grid::at<uint32_t>(head.signs, word >> head.t & 127);
+        const uint32_t magnitudes = Grid::at<uint32_t>(head.grid, head.mine[sub]);
+        const uint32_t choices = magnitudes | Grid::at<uint32_t>(head.signs, word >> head.shift & 127);
         return {chosen_iq2(choices), {static_cast<int32_t>(word >> 27 | 1)}, head.d};  // 2 * scale + 1
     }
 };
@@ -195,13 +195,13 @@ struct Format<17> {  // IQ2_XS
 
     DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        Head head = {block + 2 + 2 * t, grid, Grid::from(grid, 512), t, {}, 0.125f * half_to_float(b.d)};
+        Head head = {block + 2 + 2 * t, grid, Grid::from(grid, 512), 0, {}, 0.125f * half_to_float(b.d)};
         keep_scales(b.scales, head);
         return head;
     }
 
     DEVICE PairedOctet unpack_integers(const Head& head, const uint8_t*, uint32_t octet) {
-        const uint32_t code = load<uint16_t>(head.block + octet / 4 * 8);
+        const uint32_t code = load<uint16_t>(head.mine + octet / 4 * 8);
         const uint32_t magnitudes = Grid::at<uint32_t>(head.grid, code & 511);
         return paired_iq2(head, magnitudes | Grid::at<uint32_t>(head.signs, code >> 9), octet / 4);
     }
@@ -268,8 +268,8 @@ struct Format<22> {  // IQ2_S
     DEVICE PairedOctet unpack_integers(const Head& head, const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint32_t sub = octet / 4;
-        const uint32_t index = and_or(static_cast<uint32_t>(b.qh[sub]) << head.t, 0x300u, head.block[4 * sub]);
-        const uint32_t signs = Grid::at<uint32_t>(head.signs, head.block[32 + 4 * sub]);
+        const uint32_t index = and_or(static_cast<uint32_t>(b.qh[sub]) << head.shift, 0x300u, head.mine[4 * sub]);
+        const uint32_t signs = Grid::at<uint32_t>(head.signs, head.mine[32 + 4 * sub]);
         return paired_iq2(head, Grid::at<uint32_t>(head.grid, index) | signs, sub);
     }
 };

@@ -49,6 +49,8 @@ ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {
     ("stream.cu BF16 f32 x1", "sm_80"): 16,
     ("stream.cu BF16 f16 x1", "sm_80"): 8,
     ("stream.cu BF16 bf16 x1", "sm_80"): 8,
+    ("stream.cu Q2_K f16 x2 parts", "sm_80"): 8,
+    ("stream.cu Q2_K bf16 x2 parts", "sm_80"): 8,
     ("stream.cu Q2_K f32 x1", "sm_89"): 64,
     ("stream.cu Q4_K f32 x1", "sm_89"): 8,
     ("stream.cu Q4_K bf16 x1", "sm_89"): 8,
@@ -85,6 +87,9 @@ ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {
     ("grouped.cu F16 bf16", "sm_100"): 32,
     ("grouped.cu BF16 f16", "sm_100"): 32,
     ("grouped.cu BF16 bf16", "sm_100"): 32,
+    ("stream.cu Q4_1 f32 x2 parts", "sm_100"): 16,
+    ("stream.cu Q4_1 f16 x2 parts", "sm_100"): 20,
+    ("stream.cu Q5_1 f16 x2 parts", "sm_100"): 20,
     ("stream.cu Q4_1 f32 x2", "sm_120"): 24,
     ("stream.cu Q4_1 f16 x2", "sm_120"): 28,
     ("stream.cu Q4_1 bf16 x2", "sm_120"): 16,
@@ -98,6 +103,13 @@ ALLOWED_SPILL_BYTES: dict[tuple[str, str], int] = {
     ("stream.cu TQ1_0 bf16 x1", "sm_120"): 52,
     ("stream.cu F32 f16 x1 halves", "sm_120"): 116,
     ("stream.cu F32 bf16 x1 halves", "sm_120"): 116,
+    ("stream.cu Q4_1 f32 x2 parts", "sm_120"): 52,
+    ("stream.cu Q4_1 f16 x2 parts", "sm_120"): 64,
+    ("stream.cu Q4_1 bf16 x2 parts", "sm_120"): 52,
+    ("stream.cu Q5_1 f32 x2 parts", "sm_120"): 16,
+    ("stream.cu Q5_1 f16 x2 parts", "sm_120"): 28,
+    ("stream.cu Q5_1 bf16 x2 parts", "sm_120"): 16,
+    ("stream.cu Q6_K bf16 x2 parts", "sm_120"): 32,
 }
 
 # Sizes on both sides of what a rule may look at: dispatches per expert, columns, rows.
