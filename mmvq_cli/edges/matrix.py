@@ -218,6 +218,8 @@ def _huge(format: Format, dtype: Dtype) -> Iterator[EdgeCase]:
     summed = Edge(name="80000-dispatches-summed", is_weighted=True)
     yield _case(format, dtype, summed, rows=8, experts=8, tokens=10_000, top_k=8)
     yield _case(format, dtype, Edge(name="1030-rows-summed", is_weighted=True), rows=1030, top_k=8)
+    crowded = Edge(name="long-rows-crowded", is_weighted=True)  # which the fastest plan multiplies in parts
+    yield _case(format, dtype, crowded, columns=2 * _LONG_ROW, rows=33, experts=2, tokens=40)
     expert_bytes = 2048 * format.row_bytes(7168)
     for routing in ("last", "uniform"):
         edge = Edge(name=f"beyond-4gib-{routing}", output_rows=Rows.DISPATCH)
@@ -241,6 +243,8 @@ _SANITIZED_CROWDS = ((4, 6), (1, 12), (4, 6), (1, 40), (4, 9))  # experts, token
 # Sums that are too long or too wide for one block of the kernels around the product; one format is enough for them.
 _SANITIZED_SUMS = {"8400-dispatches-summed": (1, 4200), "600-rows-summed": (600, 3)}  # name -> rows, tokens
 _SANITIZED_SUMS_FORMAT = "Q8_0"
+# Rows that are multiplied in parts where experts have 17 dispatches: as boxes, and by copies of their own.
+_SANITIZED_PARTS_FORMATS, _LONG_ROW = ("Q8_0", "Q6_K"), 7168
 
 
 def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator[EdgeCase]:
@@ -279,3 +283,7 @@ def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator
         if format.name == _SANITIZED_SUMS_FORMAT:
             for name, (rows, tokens) in _SANITIZED_SUMS.items():
                 yield _case(format, dtype, Edge(name=name, is_weighted=True), rows=rows, tokens=tokens)
+        if format.name in _SANITIZED_PARTS_FORMATS:
+            edge = Edge(name="parts", output_rows=Rows.DISPATCH)
+            case = _case(format, dtype, edge, columns=_LONG_ROW, experts=1, tokens=17, top_k=1)
+            yield replace(case, preference=Preference.FASTEST)

@@ -105,8 +105,6 @@ CASES = {
     "four-each": Case(
         "uniform", n_experts=2, n_rows=2, n_tokens=8, top_k=1, columns=1, float_columns=8192, modes=TO_DISPATCHES
     ),
-    # Activations of whole rows leave no room for tiles of 16: the rows are multiplied in parts.
-    "parts": Case("uniform", n_experts=2, n_rows=2, n_tokens=17, n_cols=7168),
     # Few dispatches for each expert, so that all arithmetics meet such values.
     "nonfinite": Case("uniform", n_experts=24, activations="nonfinite", columns=1, float_columns=40),
     # As check's own: with other scales each product of f32 is a rounded subnormal, on any kernel.
@@ -130,6 +128,8 @@ CASES = {
     ),
     "no-columns": Case("uniform", columns=0),
 }
+# Activations of whole rows leave no room for tiles of 16: the rows are multiplied in parts.
+PARTS = {"parts": Case("uniform", n_experts=2, n_rows=2, n_tokens=17, n_cols=7168)}
 # Once for each dtype: what depends on no format, and takes longer.
 SUMS = {
     "40-tokens": Case("gaps", n_tokens=40, n_rows=1, columns=1, max_blocks=3),
@@ -191,9 +191,13 @@ def kernels(plan):
 
 
 def selectable(format, dtype):
-    """Every kernel that a plan can launch, of problems that differ in whatever a rule may look at."""
+    """Every kernel that a plan can launch, of problems that differ in whatever a rule may look at.
+
+    Without those of parts: they differ in few lines, and a test below runs each format's with one dtype.
+    """
     descriptors = [d for d in _descriptors(format) if d.dtype == dtype]
-    return {kernel for d in descriptors for plan in plans(d) for kernel in kernels(plan)}
+    wanted = (plan for d in descriptors for plan in plans(d) if plan.rule != "stream_parts")
+    return {kernel for plan in wanted for kernel in kernels(plan)}
 
 
 def planned(format, dtype):
@@ -237,7 +241,7 @@ def test_a_format_with_a_dtype(name, dtype):
 )
 def test_rows_that_are_copied_by_lines(name):
     """One dtype for each format, with which it has all its arithmetics."""
-    format, few = FORMATS[name], ("stored", "added", "long-rows", "crowded", "parts", "nonfinite", "tiny")
+    format, few = FORMATS[name], ("stored", "added", "long-rows", "crowded", "nonfinite", "tiny")
     halves = (Dtype.F16, Dtype.BF16)
     dtype = halves[format.id % 2] if format.digit_tiles or format.is_float else Dtype.F32
     cases = {name: CASES[name] for name in few}
@@ -247,6 +251,17 @@ def test_rows_that_are_copied_by_lines(name):
     streams = {kernel for kernel in selectable(format, dtype) if kernel[0] == "stream.cu"}
     assert streams
     assert not streams - executed
+
+
+@pytest.mark.parametrize("name", [format.name for format in FORMATS.values() if not format.is_float])
+def test_long_rows_in_parts(name):
+    """Dtypes take turns; copies by lines with every fourth format."""
+    format = FORMATS[name]
+    number = list(FORMATS).index(name)
+    dtype = list(Dtype)[number % 3]
+    for by_lines in (False, True)[: 1 + (number % 4 == 0)]:
+        executed = run_cases(PARTS, format, dtype, by_lines)
+        assert any(("MMVQ_PARTS", 1) in defines for _, _, defines in executed)
 
 
 @pytest.mark.parametrize("name", ["Q5_0", "IQ1_M"])
