@@ -63,7 +63,7 @@ _STREAMED = [
     *_products("NVFP4-f16", "MXFP4-bf16", "IQ4_XS-f16", "Q4_0-f16"),
 ]
 _LINES = [f"{_PLANS}test_rows_that_are_copied_by_lines[{name}]" for name in ("Q6_K", "Q4_K", "IQ1_S", "F32")]
-_PARTS = [f"{_PLANS}test_parts_add_to_what_was_there[Q5_0]"]
+_PARTS = [f"{_PLANS}test_parts_add_to_what_was_there[Q6_K-14592]"]
 _PLAIN = _products("F16-f16", "F32-f32", "BF16-f32", "F16-bf16")
 _DIGITS = _products(
     "Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f16", "Q5_1-bf16", "Q4_K-f16", "Q5_K-bf16", "MXFP4-bf16", "IQ2_XS-f16"

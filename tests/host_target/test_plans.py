@@ -264,11 +264,10 @@ def test_long_rows_in_parts(name):
         assert any(("MMVQ_PARTS", 1) in defines for _, _, defines in executed)
 
 
-@pytest.mark.parametrize("name", ["Q5_0", "IQ1_M"])
-def test_parts_add_to_what_was_there(name):
-    """Three launches or more, rows at all phases of 16 bytes, more than one tile of rows."""
+@pytest.mark.parametrize(("name", "n_cols"), [("Q6_K", 14592), ("IQ1_M", 14336)])
+def test_parts_add_to_what_was_there(name, n_cols):
+    """Three launches or more, more than one tile of rows; rows and parts at many phases of 16 bytes, and boxes."""
     format = FORMATS[name]
-    n_cols = 14336 + (32 if format.block_size == 32 else 0)
     case = Case("gaps", 2, n_rows=17, n_cols=n_cols, n_tokens=33, top_k=1, modes=ADDED_TO_DISPATCHES, phase=8)
     d = case.descriptor(format, Dtype.BF16)
     plan = Plan.select(d, DEVICES[1], Preference.FASTEST)
