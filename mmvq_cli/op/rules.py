@@ -143,37 +143,35 @@ def _build_stream(d: Descriptor, device: Device, preference: Preference) -> Choi
     shape = stream_shape(d, device)
     assert shape is not None
     arithmetic = "products in f32" if d.format.is_float else "exact weights as f16 on the tensor cores"
-    return _streaming(d, device, preference, arithmetic, shape)
+    return _streaming("stream", d, device, preference, arithmetic, shape)
 
 
 def _build_stream_parts(d: Descriptor, device: Device, _: Preference) -> Choice:
     shapes = part_shapes(d, device)
     arithmetic = f"exact weights as f16 on the tensor cores; rows in {len(shapes)} parts, a launch for each"
-    return _streaming(d, device, Preference.FASTEST, arithmetic, *shapes)
+    return _streaming("stream_parts", d, device, Preference.FASTEST, arithmetic, *shapes)
 
 
 def _build_stream_halves(d: Descriptor, device: Device, _: Preference) -> Choice:
     shape = halves_shape(d, device)
     assert shape is not None
-    return _streaming(d, device, Preference.FASTEST, "weights as scaled f16 on the tensor cores", shape)
+    arithmetic = "weights as scaled f16 on the tensor cores"
+    return _streaming("stream_halves", d, device, Preference.FASTEST, arithmetic, shape)
 
 
 def _build_stream_digits(d: Descriptor, device: Device, _: Preference) -> Choice:
     shape = digit_shape(d, device)
     assert shape is not None
     arithmetic = f"codes times activations of {shape.operands.digits} digits of 8 bits on the integer tensor cores"
-    return _streaming(d, device, Preference.FASTEST, arithmetic, shape)
+    return _streaming("stream_digits", d, device, Preference.FASTEST, arithmetic, shape)
 
 
 def _streaming(
-    d: Descriptor, device: Device, preference: Preference, arithmetic: str, shape: StreamShape, *more: StreamShape
+    rule: str, d: Descriptor, device: Device, preference: Preference, arithmetic: str, *shapes: StreamShape
 ) -> Choice:
     atomic = _is_atomic_sum(d)
-    operands, shapes = shape.operands, (shape, *more)
-    are_halves = d.format.is_float and not operands.is_plain
-    rule = (
-        "stream_digits" if operands.digits else "stream_halves" if are_halves else "stream_parts" if more else "stream"
-    )
+    shape = shapes[0]
+    operands = shape.operands
     exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if operands.is_plain else d.dtype]
     tile = "each dispatch" if shape.columns == 1 else f"each tile of up to {shape.columns} dispatches"
     # A token alone, or one of a crowd, would be multiplied in another way.
