@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmvq_cli.engine.discovery import cuda_available
+
 DTYPES = ("f32", "f16", "bf16")
 MEMCHECK = ("--tool", "memcheck", "--target-processes", "all", "--error-exitcode", "9")
 
@@ -63,12 +65,18 @@ def run(job: Job, logs: Path) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all jobs; 1 when one failed."""
+    """Run all jobs; 1 when one failed, 4 without a GPU, where tests would be skipped and count as good."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the matrices' records")
     parser.add_argument("--logs", type=Path, default=Path("build/check-gpu"))
     parser.add_argument("--processes", type=int, default=4, help="jobs at once")
     given = parser.parse_args(arguments)
+    is_usable, reason = cuda_available()
+    if not is_usable:
+        print(
+            f"error: nothing here can be checked: {reason}\nhint: `mmvq doctor` says what is missing", file=sys.stderr
+        )
+        return 4
     given.logs.mkdir(parents=True, exist_ok=True)
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:

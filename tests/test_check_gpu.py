@@ -39,7 +39,15 @@ def test_a_job_that_fails_is_said_and_keeps_its_log(tmp_path, capsys, monkeypatc
     assert "bad: exit code 3" in capsys.readouterr().err
     assert (tmp_path / "bad.log").read_text() == "why\n"
     good = Job("good", (sys.executable, "-c", ""), is_alone=True)
+    monkeypatch.setattr("scripts.check_gpu.cuda_available", lambda: (True, ""))
     for listed, code in (([bad, good], 1), ([good], 0)):
         monkeypatch.setattr("scripts.check_gpu.jobs", lambda results, sanitizer, listed=listed: listed)
         assert main(["--logs", str(tmp_path / "logs")]) == code
     assert "1 of 2 ended well" in capsys.readouterr().err
+
+
+def test_without_a_gpu_nothing_counts_as_good(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("scripts.check_gpu.cuda_available", lambda: (False, "no driver"))
+    assert main(["--logs", str(tmp_path / "logs")]) == 4
+    assert "no driver" in capsys.readouterr().err
+    assert not (tmp_path / "logs").exists()
