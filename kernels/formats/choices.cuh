@@ -24,7 +24,3 @@ DEVICE uint32_t bits_in_nibbles(uint32_t bits) {
 DEVICE uint32_t odd_of_low(uint32_t nibbles) { return and_or(nibbles << 1, 0x1E1E1E1Eu, 0x01010101u); }
 
 DEVICE uint32_t odd_of_high(uint32_t nibbles) { return and_or(nibbles >> 3, 0x1E1E1E1Eu, 0x01010101u); }
-
-DEVICE int32_t byte_at(uint32_t word, uint32_t index) {
-    return static_cast<int32_t>(byte_permute(word, 0, 0x4440u | index));
-}

@@ -170,37 +170,4 @@ struct Format<29> {  // IQ1_M
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
-
-    struct Head {
-        const uint8_t *indices, *high;  // of lane t
-        Grid grid;
-        uint32_t shift;  // brings bits 8 to 10 of the lane's index to their place, and its delta's sign above
-        uint2 scales;
-        float d;
-    };
-    static constexpr int digit_grid_words = 2048;
-
-    DEVICE uint32_t digit_grid_word(int i) { return iq1_choices(i); }
-
-    DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
-        const Block& b = *reinterpret_cast<const Block*>(block);
-        const uint2 scales = load<uint2>(b.scales);
-        const uint32_t lower = (scales.x >> 12 & 0xFu) | (scales.x >> 24 & 0xF0u);
-        const uint32_t upper = (scales.y >> 12 & 0xFu) | (scales.y >> 24 & 0xF0u);
-        return {b.qs + t,        b.qh + t / 2, grid,
-                t % 2 ? 4u : 8u, scales,       0.125f * half_to_float(static_cast<uint16_t>(lower | upper << 8))};
-    }
-
-    DEVICE PairedOctet unpack_integers(const Head& head, const uint8_t*, uint32_t octet) {
-        const uint32_t sub = octet / 4, high = static_cast<uint32_t>(head.high[2 * sub]) << head.shift;
-        const uint32_t index = and_or(high, 0x700u, head.indices[4 * sub]);
-        const uint32_t below = (high >> 11 & 1) * 0x44444444u;
-        PairedOctet result = {};
-        result.codes = chosen(kEighthsAbove, kEighthsBelow, Grid::at<uint32_t>(head.grid, index) + below);
-        const uint32_t scales = (sub < 4 ? head.scales.x : head.scales.y) >> (sub / 2 % 2 * 16 + sub % 2 * 6);
-        result.scale[0] = static_cast<int32_t>(and_or(scales << 1, 0x0Eu, 1));  // 2 * scale + 1
-        result.scale[1] = static_cast<int32_t>(and_or(scales >> 2, 0x0Eu, 1));
-        result.d = head.d;
-        return result;
-    }
 };

@@ -125,14 +125,14 @@ struct Format<16> {  // IQ2_XXS
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
 
     using Head = ChoiceHead;
-    static constexpr int digit_grid_words = 256 + 128;
+    static constexpr int entries = grid_words / entry_words, digit_grid_words = entries + 128;
 
     DEVICE uint32_t digit_grid_word(int i) {
-        return i < 256 ? iq2_choices(iq2_xxs_grid, i) : bits_in_nibbles(complete_signs(i - 256));
+        return i < entries ? iq2_choices(iq2_xxs_grid, i) : bits_in_nibbles(complete_signs(i - entries));
     }
 
     DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
-        return {block + t, grid, Grid::from(grid, 256), 7 * t, {}, 0.125f * half_to_float(load<uint16_t>(block))};
+        return {block + t, grid, Grid::from(grid, entries), 7 * t, {}, 0.125f * half_to_float(load<uint16_t>(block))};
     }
 
     DEVICE SignedOctet<1, int32_t> unpack_integers(const Head& head, const uint8_t* block, uint32_t octet) {
@@ -187,15 +187,15 @@ struct Format<17> {  // IQ2_XS
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
 
     using Head = ChoiceHead;
-    static constexpr int digit_grid_words = 512 + 128;
+    static constexpr int entries = grid_words / entry_words, digit_grid_words = entries + 128;
 
     DEVICE uint32_t digit_grid_word(int i) {
-        return i < 512 ? iq2_choices(iq2_xs_grid, i) : bits_in_nibbles(complete_signs(i - 512));
+        return i < entries ? iq2_choices(iq2_xs_grid, i) : bits_in_nibbles(complete_signs(i - entries));
     }
 
     DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        Head head = {block + 2 + 2 * t, grid, Grid::from(grid, 512), 0, {}, 0.125f * half_to_float(b.d)};
+        Head head = {block + 2 + 2 * t, grid, Grid::from(grid, entries), 0, {}, 0.125f * half_to_float(b.d)};
         keep_scales(b.scales, head);
         return head;
     }
@@ -254,13 +254,15 @@ struct Format<22> {  // IQ2_S
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) { return 64 * t + 8 * i + e; }
 
     using Head = ChoiceHead;
-    static constexpr int digit_grid_words = 1024 + 256;
+    static constexpr int entries = grid_words / entry_words, digit_grid_words = entries + 256;
 
-    DEVICE uint32_t digit_grid_word(int i) { return i < 1024 ? iq2_choices(iq2_s_grid, i) : bits_in_nibbles(i - 1024); }
+    DEVICE uint32_t digit_grid_word(int i) {
+        return i < entries ? iq2_choices(iq2_s_grid, i) : bits_in_nibbles(i - entries);
+    }
 
     DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        Head head = {block + 2 + t, grid, Grid::from(grid, 1024), 8 - 2 * t, {}, 0.125f * half_to_float(b.d)};
+        Head head = {block + 2 + t, grid, Grid::from(grid, entries), 8 - 2 * t, {}, 0.125f * half_to_float(b.d)};
         keep_scales(b.scales, head);
         return head;
     }

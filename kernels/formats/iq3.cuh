@@ -84,13 +84,15 @@ struct Format<18> {  // IQ3_XXS
         uint32_t shift;
         float d;
     };
-    static constexpr int digit_grid_words = 256 + 128;
+    static constexpr int entries = grid_words / entry_words, digit_grid_words = entries + 128;
 
-    DEVICE uint32_t digit_grid_word(int i) { return i < 256 ? grid_word(i) : bits_in_nibbles(complete_signs(i - 256)); }
+    DEVICE uint32_t digit_grid_word(int i) {
+        return i < entries ? grid_word(i) : bits_in_nibbles(complete_signs(i - entries));
+    }
 
     DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
         const float d = 0.25f * half_to_float(load<uint16_t>(block));
-        return {block + 2 + 2 * t, grid, Grid::from(grid, 256), 7 * t, d};
+        return {block + 2 + 2 * t, grid, Grid::from(grid, entries), 7 * t, d};
     }
 
     DEVICE SignedOctet<1, int32_t> unpack_integers(const Head& head, const uint8_t* block, uint32_t octet) {
@@ -166,15 +168,19 @@ struct Format<21> {  // IQ3_S
         uint32_t scales[2];  // of even and odd groups
         float d;
     };
-    static constexpr int digit_grid_words = 512 + 256;
+    static constexpr int entries = grid_words / entry_words, digit_grid_words = entries + 256;
 
-    DEVICE uint32_t digit_grid_word(int i) { return i < 512 ? grid_word(i) : bits_in_nibbles(i - 512); }
+    DEVICE uint32_t digit_grid_word(int i) { return i < entries ? grid_word(i) : bits_in_nibbles(i - entries); }
 
     DEVICE Head head(const uint8_t* block, uint32_t t, const Grid& grid) {
         const Block& b = *reinterpret_cast<const Block*>(block);
         const uint32_t scales = load_u8x4<2>(b.scales);
-        return {b.qs + 2 * t,          b.signs + t, grid,
-                Grid::from(grid, 512), 8 - 2 * t,   {odd_of_low(scales), odd_of_high(scales)},
+        return {b.qs + 2 * t,
+                b.signs + t,
+                grid,
+                Grid::from(grid, entries),
+                8 - 2 * t,
+                {odd_of_low(scales), odd_of_high(scales)},
                 half_to_float(b.d)};
     }
 

@@ -142,7 +142,12 @@ DEVICE float byte_above_two23(uint32_t word, uint32_t index) {
 
 DEVICE float byte_to_float(uint32_t word, uint32_t index) { return byte_above_two23(word, index) - kTwo23; }
 
-// Byte `index` of `word`, with its sign.
+// Byte `index` of `word`.
+DEVICE int32_t byte_at(uint32_t word, uint32_t index) {
+    return static_cast<int32_t>(byte_permute(word, 0, 0x4440u | index));
+}
+
+// The same with its sign.
 DEVICE int32_t signed_byte(uint32_t word, uint32_t index) {
     return static_cast<int32_t>(byte_or_sign_permute(word, 0, 0x8880u + index * 0x1111u));
 }

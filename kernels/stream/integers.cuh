@@ -149,8 +149,7 @@ DEVICE void multiply_quarters(const uint8_t* upper, const uint8_t* lower, const 
 #pragma unroll
                 for (int c = 0; c < 4; ++c) {
                     const uint32_t scales = (c < 2 ? first : second).scales[q / 2];
-                    totals[odd][n][c] +=
-                        static_cast<int32_t>(byte_permute(scales, 0, 0x4440u | (2 * q + odd) % 4)) * total[c];
+                    totals[odd][n][c] += byte_at(scales, (2 * q + odd) % 4) * total[c];
                 }
             }
         }

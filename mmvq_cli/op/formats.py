@@ -110,7 +110,7 @@ _ROWS = (
     Format(GGML.IQ2_XS, "iq2", _f16(0), grid_words=1024, digit_tiles=1.15, digit_grid_words=640),
     Format(GGML.IQ2_XXS, "iq2", _f16(0), grid_words=512, digit_tiles=1.15, digit_grid_words=384),
     Format(GGML.IQ1_S, "iq1", _f16(0), grid_words=2048, digit_tiles=1.15, digit_grid_words=2048),
-    Format(GGML.IQ1_M, "iq1", (ScaleField("iq1m", 48),), grid_words=2048, digit_tiles=1.15, digit_grid_words=2048),
+    Format(GGML.IQ1_M, "iq1", (ScaleField("iq1m", 48),), grid_words=2048),
     Format(GGML.TQ1_0, "ternary", _f16(52), digit_tiles=1.15),
     Format(GGML.TQ2_0, "ternary", _f16(64)),
     Format(GGML.F32, "plain"),

@@ -168,3 +168,17 @@ def test_rows_without_any_dispatch_are_judged_too():
     nothing = (np.empty(0, np.int32), np.zeros(4, np.int32))
     assert judged(zeros, d, Reference(zeros, zeros), *nothing).passed
     assert judged(zeros + 1, d, Reference(zeros, zeros), *nothing).n_wrong == 20
+
+
+@pytest.mark.parametrize("block_elements", [1, 400, 10**9])
+def test_the_verdict_does_not_depend_on_the_blocks_that_are_judged_at_once(block_elements, monkeypatch):
+    d, reference, *routing = problem(rows=9)
+    output = reference.values + 1e-9
+    output[[2, 7, 7], [149, 3, 70]] += [1e-3, -2e-3, 1e-4]
+    whole = judged(output, d, reference, *routing)
+    monkeypatch.setattr("mmvq_cli.check.verdict._BLOCK_ELEMENTS", block_elements)
+    verdict = judged(output, d, reference, *routing)
+    assert replace(verdict, nmse=0) == replace(whole, nmse=0)  # whose sum may be rounded otherwise
+    assert verdict.nmse == pytest.approx(whole.nmse, rel=1e-12)
+    assert (verdict.n_wrong, verdict.worst_row) == (3, 7)
+    assert verdict.worst_index in [(2, 149), (7, 3)]
