@@ -3,11 +3,16 @@
 
 #include "codebooks.generated"
 
-// The nibbles at bits 8 to 11 (upper: 12 to 15) of both halves of a word as f16: sign, exponent and mantissa of E2M1 at the top
-// of f16's fields give 2^-14 of the value, zero and subnormals included; the table's doubled values are kHalfUnit times it.
-DEVICE uint32_t e2m1_to_half2(uint32_t word, bool upper) {
-    const uint32_t magnitude = (upper ? word >> 3 : word << 1) & 0x0E000E00u;
-    return and_or(upper ? word : word << 4, 0x80008000u, magnitude);
+// The nibbles of a word as f16, in pairs: low ones of bytes 0 and 2, of 1 and 3, then high ones. Sign, exponent and mantissa of E2M1
+// at the top of f16's fields give 2^-14 of the value, zero and subnormals included; the table's doubled values are kHalfUnit times
+// it. All that is set is in the upper byte, so four weights are made at once.
+DEVICE void e2m1_to_halves(uint32_t word, uint32_t (&pairs)[4]) {
+    const uint32_t low = and_or(word << 4, 0x80808080u, word << 1 & 0x0E0E0E0Eu);
+    const uint32_t high = and_or(word, 0x80808080u, word >> 3 & 0x0E0E0E0Eu);
+    pairs[0] = byte_permute(low, 0, 0x2404);
+    pairs[1] = low & 0xFF00FF00u;
+    pairs[2] = byte_permute(high, 0, 0x2404);
+    pairs[3] = high & 0xFF00FF00u;
 }
 
 // w = d * value; d is a power of two. Rows are 1-byte aligned, so codes are read byte by byte.
@@ -35,10 +40,12 @@ struct Format<39> {  // MXFP4
     }
 
     // Blocks of 17 bytes start anywhere in a word; those that are four apart, at the same byte of one. The lane's first codes of
-    // blocks 0 to 3: the words that have them, from the one of the byte before, and which bytes of those.
+    // blocks 0 to 3: the words that have them, from the one of the byte before, and by how many bits (modulo 32) both are shifted
+    // left. The four lanes of a row need all of its scales: each decodes those of blocks t and t + 4.
     struct Head {
         const uint8_t* words[4];
-        uint32_t selectors[4];
+        uint32_t shifts[4];
+        float scales[2];
     };
 
     DEVICE Head head(const uint8_t* row, uint32_t t, const Grid&) {
@@ -46,39 +53,40 @@ struct Format<39> {  // MXFP4
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const uint8_t* const before = row + i * sizeof(Block) + 4 * t;
-            const uint32_t in_word = static_cast<uint32_t>(address_of(before)) % 4;
-            head.words[i] = before - in_word;
-            head.selectors[i] = 0x4321 + in_word * 0x1111;
+            head.words[i] = shared_word(before);
+            head.shifts[i] = 24 - 8 * shared_address(before);
         }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) head.scales[i] = half_scale(row[(t + 4 * i) * sizeof(Block)]);
         return head;
     }
 
     using Sum = SummedOctet<float, -16>;
 
-    DEVICE Sum unpack_integers(const Head& head, const uint8_t* row, uint32_t octet) {
+    DEVICE Sum unpack_integers(const Head& head, const uint8_t*, uint32_t octet) {
         const uint32_t number = octet / 4;
         const uint8_t* const words = head.words[number % 4] + number / 4 * (4 * sizeof(Block));
         const uint32_t low = load<uint32_t>(words), high = load<uint32_t>(words + 4);
-        return sum_of(row[number * sizeof(Block)], byte_permute(low, high, head.selectors[number % 4]));
+        return sum_of(shuffle_in_four(head.scales[number / 4], number % 4),
+                      funnel_shift_left(low, high, head.shifts[number % 4]));
     }
 
     DEVICE Sum unpack_integers(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        return sum_of(b.e, load_u8x4<1>(b.qs + 4 * octet));
+        return sum_of(half_scale(b.e), load_u8x4<1>(b.qs + 4 * octet));
     }
 
-    DEVICE Sum sum_of(uint32_t e, uint32_t codes) {
-        Sum sum = {{{}, {half_scale(e)}}, {}};
-        look_up_sum<true>(e2m1_doubled(), codes, sum.codes, sum.rest);
+    DEVICE Sum sum_of(float scale, uint32_t codes) {
+        Sum sum = {{{}, {scale}}, {}};
+        look_up_sum<true, true>(e2m1_doubled(), codes, sum.codes, sum.rest);
         return sum;
     }
 
     DEVICE HalfOctet<1> unpack_halves(const uint8_t* block, uint32_t octet) {
         const Block& b = *reinterpret_cast<const Block*>(block);
-        const uint32_t odd = load_u8x4<1>(b.qs + 4 * octet), even = odd << 8;
-        return {{e2m1_to_half2(even, false), e2m1_to_half2(odd, false), e2m1_to_half2(even, true),
-                 e2m1_to_half2(odd, true)},
-                half_scale(b.e)};
+        HalfOctet<1> halves = {{}, {half_scale(b.e)}};
+        e2m1_to_halves(load_u8x4<1>(b.qs + 4 * octet), halves.pairs);
+        return halves;
     }
 };
 
@@ -128,11 +136,9 @@ struct Format<40> {  // NVFP4
     }
 
     DEVICE void fold(const Strip& s, int i, uint32_t (&pairs)[4]) {
-        const uint32_t odd = load<uint32_t>(s.words + 4 * i), even = odd << 8, scale = s.scales[i / 2];
-        pairs[0] = half2_multiply(e2m1_to_half2(even, false), scale);
-        pairs[1] = half2_multiply(e2m1_to_half2(odd, false), scale);
-        pairs[2] = half2_multiply(e2m1_to_half2(even, true), scale);
-        pairs[3] = half2_multiply(e2m1_to_half2(odd, true), scale);
+        e2m1_to_halves(load<uint32_t>(s.words + 4 * i), pairs);
+#pragma unroll
+        for (int pair = 0; pair < 4; ++pair) pairs[pair] = half2_multiply(pairs[pair], s.scales[i / 2]);
     }
 
     DEVICE constexpr int32_t strip_weight(int32_t t, int32_t i, int32_t e) {

@@ -35,6 +35,33 @@ DEVICE uint32_t byte_permute(uint32_t low, uint32_t high, uint32_t selector) {
 #endif
 }
 
+// The upper word of the two, shifted left by `bits` modulo 32.
+DEVICE uint32_t funnel_shift_left(uint32_t low, uint32_t high, uint32_t bits) {
+#ifdef MMVQ_HOST
+    return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) << bits % 32 >> 32);
+#else
+    return __funnelshift_l(low, high, bits);
+#endif
+}
+
+// The lower or upper half of a word, all its bits flipped, in the lower half of the result. Products with -1 and 0: they take
+// another pipe than logic, shifts and permutes, which run at half the rate.
+template <bool Upper>
+DEVICE uint32_t complement_of_half(uint32_t word) {
+#ifdef MMVQ_HOST
+    return ~(Upper ? word >> 16 : word & 0xFFFFu);
+#else
+    const uint32_t factors = 0xFF0000FFu, minus_one = 0xFFFFFFFFu;  // of a word's halves: -1 and 0, or 0 and -1
+    uint32_t result;
+    if constexpr (Upper) {
+        asm("dp2a.hi.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(word), "r"(factors), "r"(minus_one));
+    } else {
+        asm("dp2a.lo.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(word), "r"(factors), "r"(minus_one));
+    }
+    return result;
+#endif
+}
+
 // word >> 8, before any mask: a compiler that masks first shifts again for every other mask.
 DEVICE uint32_t shift_right_8(uint32_t word) {
 #ifdef MMVQ_HOST

@@ -26,6 +26,8 @@ DEVICE uint8_t* dynamic_shared() { return static_cast<uint8_t*>(host_dynamic_sha
 
 DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p)); }
 
+DEVICE const uint8_t* shared_word(const uint8_t* byte) { return byte - shared_address(byte) % 4; }
+
 DEVICE void barrier_init(uint64_t* barrier, uint32_t n_arrivals, CALLER) {
     host_barrier_init(barrier, n_arrivals, file, line);
 }
@@ -99,6 +101,8 @@ DEVICE void barrier_arrive_behind_copies(uint64_t* barrier, CALLER) {
     host_barrier_arrive_behind_copies(barrier, file, line);
 }
 
+DEVICE void stores_before_copies() {}
+
 DEVICE void start_overlapped() {}  // grids run one after the other here
 
 DEVICE void prefetch(const void*) {}
@@ -112,6 +116,11 @@ DEVICE uint8_t* dynamic_shared() {
 }
 
 DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// Where the word of shared memory begins that a byte is in. A compiler masks no generic pointer: it subtracts what it masked.
+DEVICE const uint8_t* shared_word(const uint8_t* byte) {
+    return static_cast<const uint8_t*>(__cvta_shared_to_generic(shared_address(byte) & ~3u));
+}
 
 // The same pointer, but one that the compiler does not compute again at every use.
 DEVICE uint8_t* keep_in_register(uint8_t* p) {
@@ -237,6 +246,14 @@ DEVICE void copy_line(void* to, const void* from, uint32_t n_bytes) {
 // itself is not said to be.
 DEVICE void barrier_arrive_behind_copies(uint64_t* barrier) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// What this thread stored in shared memory stays before bulk copies to the same place, which see memory in another way than threads
+// do; a block_barrier follows.
+DEVICE void stores_before_copies() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
 }
 
 // Every kernel that a plan launches as overlapping (Launch.overlaps) calls this before it touches global memory: the next

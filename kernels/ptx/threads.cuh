@@ -47,6 +47,12 @@ DEVICE int32_t shuffle(int32_t value, int lane, CALLER) {
     return all[lane];
 }
 
+DEVICE float shuffle_in_four(float value, int lane, CALLER) {
+    float all[32];
+    host_warp_exchange(&value, sizeof(value), all, file, line);
+    return all[host_thread_index() % 32 / 4 * 4 + lane];
+}
+
 template <typename T>
 DEVICE T shuffle_xor(T value, int mask, CALLER) {
     T all[32];
@@ -135,6 +141,9 @@ DEVICE void named_barrier(uint32_t id, uint32_t n_threads) {
 
 // The value of lane `lane`.
 DEVICE int32_t shuffle(int32_t value, int lane) { return __shfl_sync(0xFFFFFFFFu, value, lane); }
+
+// The value of lane `lane` of this lane's four.
+DEVICE float shuffle_in_four(float value, int lane) { return __shfl_sync(0xFFFFFFFFu, value, lane, 4); }
 
 template <typename T>
 DEVICE T shuffle_xor(T value, int mask) {
