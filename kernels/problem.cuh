@@ -13,6 +13,7 @@ struct Problem {
     float* partials;  // workspace [m_total, n_rows_per_expert]: weighted rows before the ordered sum, sums of parts
     int32_t* token_counts;      // workspace [m_tokens]: dispatches of each token
     int32_t* token_dispatches;  // workspace [m_tokens, top_k]: their positions, in no order
+    uint8_t* arranged;          // workspace: activations as wide.cu multiplies them
     int32_t n_experts;
     int32_t n_rows_per_expert;
     int32_t n_cols;

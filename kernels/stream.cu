@@ -42,7 +42,8 @@ DEVICE void prefetch_inputs(const Problem& p) {
 // even ones only, so a warp that has no unit in a while asks first how far the others are.
 DEVICE void multiply_tile(const Problem& p, const Shape& shape, const Shared& s, const Item& item, int32_t n_items,
                           int32_t tile_slot, Place& place) {
-    const Columns columns = Columns::of(shape, s, tile_slot, count_of(shape, item.tile));
+    const uint8_t* const all_columns = s.columns + tile_slot * shape.columns * PARTS * shape.column_bytes;
+    const Columns columns = Columns::of(shape, all_columns, count_of(shape, item.tile));
     const int32_t end = min(n_items, item.number + shape.n_row_tiles - item.row_tile);
     while (place.item < end) {
         const Unit unit = Unit::of(shape, place);
@@ -82,15 +83,6 @@ constexpr float kLargestFloat = 0x1.FFFFFEp127f;
 
 // The nearest number that is not infinite: lower digits' sums must not turn an infinite one of the first into NaN.
 DEVICE float finite(float x) { return min(max(x, -kLargestFloat), kLargestFloat); }
-
-// Sums of a part of a row's weights and of the parts before it. True where parts follow: then they wait in the workspace.
-DEVICE bool pass_on(const Problem& p, const Shape& shape, int32_t dispatch, int32_t row, bool is_wanted, float& value) {
-    if (!is_wanted) return false;
-    float* const partial = p.partials + static_cast<int64_t>(dispatch) * p.n_rows_per_expert + row;
-    if (shape.continues) value += *partial;
-    if (!shape.ends) *partial = value;
-    return !shape.ends;
-}
 
 // The sums of an item's slices, and of an activation's parts, into the output. A lane takes one row and half of each eight mma
 // columns.
@@ -144,9 +136,6 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
                 for (int v = 0; v < VALUES; ++v) {
                     const int32_t column = (2 * n + half) * VALUES + v;
                     are_wanted[v] = column < count && row < p.n_rows_per_expert;
-                    if constexpr (HAS_PARTS) {
-                        are_wanted[v] &= !pass_on(p, shape, tile.first + column, row, are_wanted[v], values[v]);
-                    }
                     weighted[v] = factors[n][v] * values[v];
                 }
                 store(p, places[n], are_wanted, row, weighted);
@@ -154,32 +143,6 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
         }
         warp_barrier();
         if (lane_index() == 0) publish(s.n_summed + buffer, round + 1);
-    }
-}
-
-template <typename F = WeightFormat>
-DEVICE uint32_t grid_word(int32_t i) {
-    if constexpr (IS_INTEGER) return F::digit_grid_word(i);
-    else return F::grid_word(i);
-}
-
-// The format's codebook into shared memory, by all threads of the block, each entry as often as the plan has room for.
-template <typename F = WeightFormat>
-DEVICE void copy_grid(const Shape& shape, const Shared& s) {
-    if constexpr (GRID_WORDS > 0) {
-        constexpr int32_t WORDS = entry_words<F>();
-        if constexpr (IS_INTEGER)
-            static_assert(GRID_WORDS == F::digit_grid_words, "MMVQ_GRID_WORDS is not the format's");
-        else static_assert(GRID_WORDS == F::grid_words, "MMVQ_GRID_WORDS is not the format's");
-        for (int32_t i = thread_index(); i < GRID_WORDS; i += block_size()) {
-            const int32_t entry = i / WORDS, in_entry = i % WORDS;
-            const uint32_t word = grid_word<F>(i);
-            for (int32_t k = 0; k < shape.grid_copies; ++k) {
-                const int32_t copy = (k + entry) & (shape.grid_copies - 1);  // another bank for each lane
-                const int32_t at = (entry * shape.grid_copies + copy) * WORDS + in_entry;
-                reinterpret_cast<uint32_t*>(s.grid)[at] = word;
-            }
-        }
     }
 }
 

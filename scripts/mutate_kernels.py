@@ -63,7 +63,12 @@ _STREAMED = [
     *_products("NVFP4-f16", "MXFP4-bf16", "IQ4_XS-f16", "Q4_0-f16"),
 ]
 _LINES = [f"{_PLANS}test_rows_that_are_copied_by_lines[{name}]" for name in ("Q6_K", "Q4_K", "IQ1_S", "F32")]
-_PARTS = [f"{_PLANS}test_parts_add_to_what_was_there[Q6_K-14592]"]
+_SIDE_BY_SIDE = f"{_PLANS}test_rows_and_activations_side_by_side"
+_CROWDS = [
+    *(f"{_SIDE_BY_SIDE}[{case}]" for case in ("boxes-in-two", "lines-at-phases", "ends")),
+    *(f"{_PLANS}test_crowds[{name}]" for name in ("Q4_0", "Q5_K", "IQ2_XXS", "F16")),
+    f"{_PLANS}test_stages_of_crowds_are_used_again",
+]
 _PLAIN = _products("F16-f16", "F32-f32", "BF16-f32", "F16-bf16")
 _DIGITS = _products(
     "Q8_0-f16", "Q6_K-bf16", "IQ4_XS-f16", "Q4_0-f16", "Q5_1-bf16", "Q4_K-f16", "Q5_K-bf16", "MXFP4-bf16", "IQ2_XS-f16"
@@ -107,17 +112,19 @@ TESTS = {
     "ptx/tensor_cores.cuh": [*_TARGET, *_STREAMED],
     "ptx/threads.cuh": [*_HELPERS, *_GROUPED[:3], *_ATOMIC, *_TARGET, *_SUMS, *_ORACLE, *_STREAMED[:4]],
     "scan.cu": ["tests/host_target/test_scan.py"],
-    "stream.cu": [*_STREAMED[:2], *_PARTS, *_RING, *_STREAMED[2:], *_PLAIN[:2], *_CODEBOOK, *_BEYOND],
-    "stream/activations.cuh": [*_STREAMED, *_PARTS, *_RING, *_PLAIN[:2], *_DIGITS[-4:]],
+    "wide.cu": _CROWDS,
+    "stream/box.cuh": [*_products("Q4_K-f16"), *_RING, *_CROWDS[:1]],
+    "stream.cu": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2], *_CODEBOOK, *_BEYOND],
+    "stream/activations.cuh": [*_STREAMED, *_RING, *_PLAIN[:2], *_DIGITS[-4:]],
     "stream/chunk.cuh": [*_STREAMED, *_RING, *_PLAIN[:1]],
-    "stream/copy.cuh": [*_STREAMED[:4], *_PARTS, *_LINES, *_RING, *_STREAMED[4:]],
+    "stream/copy.cuh": [*_STREAMED[:4], *_LINES, *_RING, *_STREAMED[4:]],
     "stream/floats.cuh": [*_PLAIN, *_RING[1:], *_INFINITE],
     "stream/halves.cuh": _STREAMED,
     "stream/integers.cuh": _DIGITS,
     "stream/mins.cuh": _products("Q4_K-f16", "Q2_K-f16", "Q5_K-bf16"),
     "stream/plain.cuh": [*_PLAIN, *_RING, *_INFINITE],
     "stream/share.cuh": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2], *_CODEBOOK],
-    "stream/unit.cuh": [*_STREAMED[:4], *_PARTS, *_RING, *_STREAMED[4:]],
+    "stream/unit.cuh": [*_STREAMED[:4], *_RING, *_STREAMED[4:]],
     "tiles.cuh": [*_ORACLE, *_GROUPED, *_SUMS],
     "validate.cu": _HELPERS[2:],
 }

@@ -120,9 +120,8 @@ DEVICE int32_t stage_tiles(const Problem& p, const Shape& shape, const Share& sh
                           slot = is_first ? in_tile : shape.columns + in_tile;
             const Element* row = static_cast<const Element*>(p.activations) +
                                  activation_row(p, (is_first ? first : second).first + in_tile) * p.n_cols;
-            const int32_t first = first_weight(shape) + chunk * CHUNK;
-            load_mma_octet(row + first, lane_index() % 4, lane_index() / 4, end_weight(p, shape) - first, whole_vectors,
-                           octets[i]);
+            const int32_t first = chunk * CHUNK;
+            load_mma_octet(row + first, lane_index() % 4, lane_index() / 4, p.n_cols - first, whole_vectors, octets[i]);
             targets[i] = s.columns + slot * PARTS * shape.column_bytes + chunk * CHUNK_BYTES;
         }
 #pragma unroll
@@ -138,24 +137,35 @@ DEVICE int32_t stage_tiles(const Problem& p, const Shape& shape, const Share& sh
 // What a lane multiplies with: its activations of each group of 8 mma columns; those of the first column where the tile has not
 // so many. (A load that may not happen would keep its registers throughout the loop.)
 struct Columns {
-    const uint8_t* start[N_TILES];  // of the octets that this lane takes
+    const uint8_t* starts[IS_WIDE ? 1 : N_TILES];  // of the octets that this lane takes
     const uint8_t* all;
     int32_t bytes, last;  // of a dispatch; the last dispatch
 
-    DEVICE Columns of(const Shape& shape, const Shared& s, int32_t tile_slot, int32_t count) {
+    // Of a tile of `count` dispatches whose columns begin at `all`.
+    DEVICE Columns of(const Shape& shape, const uint8_t* all, int32_t count) {
         Columns columns;
-        columns.all = s.columns + tile_slot * shape.columns * PARTS * shape.column_bytes;
+        columns.all = all;
         columns.bytes = PARTS * shape.column_bytes;
         columns.last = count - 1;
+        if constexpr (IS_WIDE) {  // what other columns hold is multiplied, but not stored
+            columns.starts[0] = all + lane_index() / 4 * WIDE_COLUMN + 16 * (lane_index() & 3);
+            return columns;
+        }
 #pragma unroll
         for (int32_t n = 0; n < N_TILES; ++n) {
             const int32_t slot = 8 * n + lane_index() / 4;
             int32_t column = slot < count * COLUMN_SLOTS ? slot : 0;
             // A dispatch's fourth column repeats its second: the third, beside it, is in other banks.
             if constexpr (COLUMN_SLOTS != PARTS) column = column / 4 * PARTS + (column % 4 < 3 ? column % 4 : 1);
-            columns.start[n] = columns.all + column * shape.column_bytes + 16 * (lane_index() & 3);
+            columns.starts[n] = columns.all + column * shape.column_bytes + 16 * (lane_index() & 3);
         }
         return columns;
+    }
+
+    // Of the lane's column among mma columns 8n to 8n + 7.
+    DEVICE const uint8_t* start(const Columns& columns, int32_t n) {
+        if constexpr (IS_WIDE) return columns.starts[0] + 8 * n * WIDE_COLUMN;
+        else return columns.starts[n];
     }
 
     // What the lane's sums of mma column 8n + 2 * (lane % 4) + c must be multiplied by, one after the other; of columns that

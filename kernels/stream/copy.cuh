@@ -1,15 +1,5 @@
 // The copying warp: rows on their way from memory, as many stages ahead as shared memory has room for.
-#include "stream/share.cuh"
-
-// Copies the segment's bytes of an item's rows as a box, by one lane. Rows of the next expert are copied too where the item ends
-// there.
-DEVICE void copy_as_box(const Problem& p, const Shape& shape, const TensorMap& map, Tile tile, int32_t first_row,
-                        int32_t first_weight, uint8_t* stage, uint64_t* full) {
-    barrier_expect(full, shape.rows * shape.row_slot);
-    copy_box(stage, map, static_cast<int32_t>(row_bytes(first_weight)) / kBoxUnit,
-             tile.expert * p.n_rows_per_expert + first_row, full);
-    barrier_arrive(full);
-}
+#include "stream/box.cuh"
 
 // Copies the segment's bytes of an item's rows, where boxes cannot: from the 16-byte line that a copy begins in to the line that
 // it ends in. Lanes take turns at asking, some 60 ns for each copy, so short rows are copied together.
@@ -18,7 +8,7 @@ DEVICE void copy_segment(const Problem& p, const Shape& shape, Tile tile, int32_
                          uint8_t* stage, uint64_t* full) {
     const int64_t packed_bytes = row_bytes(p.n_cols);
     const uint8_t* const limit = p.weights + p.n_experts * (p.n_rows_per_expert * packed_bytes);
-    const uint32_t n_bytes = static_cast<uint32_t>(row_bytes(min(shape.segment, end_weight(p, shape) - first_weight)));
+    const uint32_t n_bytes = static_cast<uint32_t>(row_bytes(min(shape.segment, p.n_cols - first_weight)));
     const int32_t n_rows = min(shape.rows, p.n_rows_per_expert - first_row);
     const uint8_t* const first = p.weights +
                                  (static_cast<int64_t>(tile.expert) * p.n_rows_per_expert + first_row) * packed_bytes +
@@ -50,7 +40,7 @@ DEVICE void copy_by_lines(const Problem& p, const Shape& shape, Tile tile, int32
     const int32_t inside = rest < 1 << 30 ? static_cast<int32_t>(rest) : 1 << 30;  // more than an item's rows have
     const int32_t pitch = static_cast<int32_t>(packed_bytes),
                   first_phase = static_cast<int32_t>(address_of(first) % 16);
-    const int32_t n_bytes = static_cast<int32_t>(row_bytes(min(shape.segment, end_weight(p, shape) - first_weight)));
+    const int32_t n_bytes = static_cast<int32_t>(row_bytes(min(shape.segment, p.n_cols - first_weight)));
     const int32_t n_rows = min(shape.rows, p.n_rows_per_expert - first_row);
     int32_t lane_shift = 5;  // log2(lanes of a row)
     while (lane_shift > 0 && 15 + n_bytes <= 8 << lane_shift) --lane_shift;
@@ -68,8 +58,8 @@ DEVICE void copy_by_lines(const Problem& p, const Shape& shape, Tile tile, int32
 }
 
 // Units that a stage from `weight` on has not, because rows end in it: nobody else says that they are done.
-DEVICE int32_t missing(const Shape& shape, int32_t weight, int32_t end) {
-    return weight + shape.segment < end ? 0 : shape.n_segments * shape.units - shape.item_units;
+DEVICE int32_t missing(const Problem& p, const Shape& shape, int32_t weight) {
+    return weight + shape.segment < p.n_cols ? 0 : shape.n_segments * shape.units - shape.item_units;
 }
 
 // As many stages ahead as there is room; but the first activations, which multiplication waits for, come before most weights:
@@ -81,13 +71,12 @@ DEVICE void copy_items(const Problem& p, const Shape& shape, const TensorMap& ma
     for (Item item = share.first; item.number < share.n_items; advance(p, shape, item)) {
         const Tile tile = item.tile;
         const int32_t first_row = item.row_tile * shape.rows;
-        const int32_t end = end_weight(p, shape);
-        for (int32_t weight = first_weight(shape); weight < end; weight += shape.segment) {
+        for (int32_t weight = 0; weight < p.n_cols; weight += shape.segment) {
             if (n_copied++ == shape.early_stages) barrier_wait(s.staged, 0);
             barrier_wait(s.empty + stage, parity);
             if (lane_index() == 0) {
                 publish(s.n_issued, n_copied);
-                for (int32_t i = missing(shape, weight, end); i > 0; --i) barrier_arrive(s.empty + stage);
+                for (int32_t i = missing(p, shape, weight); i > 0; --i) barrier_arrive(s.empty + stage);
             }
             uint8_t* const target = s.stages + stage * shape.stage_bytes;
             if constexpr (!HAS_BULK_COPIES) {

@@ -51,9 +51,9 @@ DEVICE void to_half_parts(const float (&w)[8], const float (&up)[2], uint32_t (&
 
 // Up to 256 weights of both rows, FLOAT_OCTETS octets of each lane and row at a time, added to `sums`. 16-bit weights lose what is
 // below 2^-39 of the largest of them, F32 2^-23 of each.
-template <bool Whole, typename F = WeightFormat>
+template <bool Whole, int N, typename F = WeightFormat>
 DEVICE void multiply_floats(const uint8_t* upper, const uint8_t* lower, int32_t n_weights, const Columns& columns,
-                            int32_t offset, float (&sums)[N_TILES][4]) {
+                            int32_t offset, float (&sums)[N][4]) {
     const uint8_t* const rows[2] = {upper, lower};
     const uint32_t t = lane_index() & 3;
 #pragma unroll 1
@@ -71,7 +71,7 @@ DEVICE void multiply_floats(const uint8_t* upper, const uint8_t* lower, int32_t 
             }
             powers[row] = RowPowers::of(largest_of_row(largest));
         }
-        float totals[FLOAT_PARTS][N_TILES][4] = {};
+        float totals[FLOAT_PARTS][N][4] = {};
 #pragma unroll
         for (int i = 0; i < FLOAT_OCTETS; ++i) {
             uint32_t a[2][FLOAT_PARTS][4];
@@ -82,8 +82,8 @@ DEVICE void multiply_floats(const uint8_t* upper, const uint8_t* lower, int32_t 
                 to_half_parts(w, powers[row].up, a[row]);
             }
 #pragma unroll
-            for (int n = 0; n < N_TILES; ++n) {
-                const uint4 x = load<uint4>(columns.start[n] + offset + 64 * (first + i));
+            for (int n = 0; n < N; ++n) {
+                const uint4 x = load<uint4>(Columns::start(columns, n) + offset + 64 * (first + i));
 #pragma unroll
                 for (int part = 0; part < FLOAT_PARTS; ++part) {
                     multiply_add(totals[part][n], {a[0][part][0], a[1][part][0], a[0][part][1], a[1][part][1]},
@@ -94,7 +94,7 @@ DEVICE void multiply_floats(const uint8_t* upper, const uint8_t* lower, int32_t 
             }
         }
 #pragma unroll
-        for (int n = 0; n < N_TILES; ++n) {
+        for (int n = 0; n < N; ++n) {
 #pragma unroll
             for (int c = 0; c < 4; ++c) {
                 float total = totals[0][n][c];

@@ -3,17 +3,16 @@
 
 // 32 weights of rows g and g + 8 (g = lane / 4) times the tile's columns, added to `sums`; each lane has unpacked one octet
 // of each row. `x` lies `offset` bytes from the start of its columns.
-template <typename AnyOctet>
-DEVICE void multiply_step(AnyOctet upper, AnyOctet lower, const Columns& columns, int32_t offset,
-                          float (&sums)[N_TILES][4]) {
+template <typename AnyOctet, int N>
+DEVICE void multiply_step(AnyOctet upper, AnyOctet lower, const Columns& columns, int32_t offset, float (&sums)[N][4]) {
     constexpr int N_SCALES = AnyOctet::n_scales;
     uint32_t high[4], low[4];
     to_mma_weights(upper, high);
     to_mma_weights(lower, low);
     const uint32_t weights[2][4] = {{high[0], low[0], high[1], low[1]}, {high[2], low[2], high[3], low[3]}};
 #pragma unroll
-    for (int n = 0; n < N_TILES; ++n) {
-        const uint4 x = load<uint4>(columns.start[n] + offset);
+    for (int n = 0; n < N; ++n) {
+        const uint4 x = load<uint4>(Columns::start(columns, n) + offset);
         const uint32_t words[2][2] = {{x.x, x.y}, {x.z, x.w}};
         const auto add = [&](const float (&part)[4], float upper_factor, float lower_factor) {
 #pragma unroll
@@ -39,9 +38,9 @@ DEVICE void multiply_step(AnyOctet upper, AnyOctet lower, const Columns& columns
 }
 
 // Up to 256 weights of both rows, a strip for each lane.
-template <typename F = WeightFormat>
+template <int N, typename F = WeightFormat>
 DEVICE void multiply_strips(const uint8_t* upper, const uint8_t* lower, const Grid& grid, int32_t n_weights,
-                            const Columns& columns, int32_t offset, float (&sums)[N_TILES][4]) {
+                            const Columns& columns, int32_t offset, float (&sums)[N][4]) {
     static_assert(MIN_PAIRS == min_pairs<typename F::Strip>(0), "MMVQ_MIN_GROUPS is not the format's");
     const uint32_t t = lane_index() & 3;
     uint32_t at = 0;
@@ -50,23 +49,27 @@ DEVICE void multiply_strips(const uint8_t* upper, const uint8_t* lower, const Gr
         at = min(static_cast<int32_t>(t), n_weights / F::block_size - 1) * MMVQ_TYPE_SIZE;
     }
     const auto first = F::strip(upper + at, t, grid), second = F::strip(lower + at, t, grid);
-    float others[N_TILES][4] = {};  // every second product: two chains of dependent sums
+    constexpr bool ARE_TWO = N_TILES <= 2;  // chains of dependent sums: every second product goes to others
+    float others[N][4] = {};
 #pragma unroll
     for (int32_t i = 0; i < 8; ++i) {
         uint32_t high[4], low[4];
         F::fold(first, i, high);
         F::fold(second, i, low);
 #pragma unroll
-        for (int n = 0; n < N_TILES; ++n) {
-            const uint4 x = load<uint4>(columns.start[n] + offset + 64 * i);
+        for (int n = 0; n < N; ++n) {
+            const uint4 x = load<uint4>(Columns::start(columns, n) + offset + 64 * i);
             multiply_add(sums[n], {high[0], low[0], high[1], low[1]}, {x.x, x.y});
-            multiply_add(others[n], {high[2], low[2], high[3], low[3]}, {x.z, x.w});
+            multiply_add(ARE_TWO ? others[n] : sums[n], {high[2], low[2], high[3], low[3]}, {x.z, x.w});
         }
     }
 #pragma unroll
-    for (int n = 0; n < N_TILES; ++n) {
+    for (int n = 0; n < N; ++n) {
 #pragma unroll
-        for (int c = 0; c < 4; ++c) sums[n][c] = (sums[n][c] + others[n][c]) * (c < 2 ? first.d : second.d);
+        for (int c = 0; c < 4; ++c) {
+            const float sum = ARE_TWO ? sums[n][c] + others[n][c] : sums[n][c];
+            sums[n][c] = sum * (c < 2 ? first.d : second.d);
+        }
     }
     if constexpr (MIN_PAIRS > 0) subtract_mins(first, second, columns, offset, sums);
 }

@@ -5,7 +5,6 @@ constexpr int N_TILES = MMVQ_COLUMN_TILES;          // of 8 mma columns
 constexpr int SUMMING_WARPS = MMVQ_SUMMING_WARPS;   // 1, or 2 that take turns
 constexpr bool HAS_BULK_COPIES = MMVQ_BULK_COPIES;  // from sm_90 on
 constexpr int MIN_GROUPS = MMVQ_MIN_GROUPS;         // of 256 weights, where the format has Mins; else 0
-constexpr bool HAS_PARTS = MMVQ_PARTS;              // each launch multiplies a part of the rows
 constexpr int MAX_STAGES = 8, MAX_BUFFERS = 8;
 constexpr int CHUNK = 256;
 
@@ -20,6 +19,9 @@ constexpr int SUMS_AT = (IS_INTEGER ? 1
                                     : 2) *
                         CHUNK,
               POWERS_AT = SUMS_AT + 8 * MIN_GROUPS, CHUNK_BYTES = POWERS_AT + (IS_SCALED ? 16 : 0);
+constexpr bool IS_WIDE = N_TILES > 2;  // wide.cu
+// There, from one column of a chunk to the next: 64 mod 128, so that eight columns' lanes read in different banks.
+constexpr int WIDE_COLUMN = (CHUNK_BYTES + 63) / 128 * 128 + 64;
 constexpr int GRID_WORDS = MMVQ_GRID_WORDS;  // of the format's codebook, if strips or integers look it up
 static_assert(CHUNK % MMVQ_BLOCK_SIZE == 0, "chunks are whole blocks");
 static_assert(!IS_PLAIN || N_TILES == 1, "floats are multiplied eight columns at a time");
@@ -68,17 +70,9 @@ struct Shape {
     int32_t stages_at;
     int32_t grid_at;
     int32_t grid_copies;  // of each entry, a power of two up to 32
-    // Where a launch multiplies a part of the rows, to which all that is said of rows above refers:
-    int32_t first_weight;
-    int32_t end_weight;
-    int32_t continues;  // 1 where the parts before left their sums in the workspace
-    int32_t ends;       // 1 where no part follows
+    // Of wide.cu, whose columns_at counts from a stage's start and whose slices are the warps that take turns at chunks:
+    int32_t row_lines;  // of 16 bytes, that a row's part of a stage may lie in
 };
-
-// The weights of each row that a launch multiplies.
-DEVICE int32_t first_weight(const Shape& shape) { return HAS_PARTS ? shape.first_weight : 0; }
-
-DEVICE int32_t end_weight(const Problem& p, const Shape& shape) { return HAS_PARTS ? shape.end_weight : p.n_cols; }
 
 // Up to `columns` dispatches of one expert.
 struct Tile {
@@ -181,6 +175,32 @@ DEVICE Grid grid_of(const Shape& shape, const Shared& s) {
         constexpr int32_t ENTRY_BYTES = 4 * entry_words<F>();
         const int32_t copy = lane_index() & (shape.grid_copies - 1);
         return {s.grid + ENTRY_BYTES * copy, ENTRY_BYTES * shape.grid_copies};
+    }
+}
+
+template <typename F = WeightFormat>
+DEVICE uint32_t grid_word(int32_t i) {
+    if constexpr (IS_INTEGER) return F::digit_grid_word(i);
+    else return F::grid_word(i);
+}
+
+// The format's codebook into shared memory, by all threads of the block, each entry as often as the plan has room for.
+template <typename F = WeightFormat>
+DEVICE void copy_grid(const Shape& shape, const Shared& s) {
+    if constexpr (GRID_WORDS > 0) {
+        constexpr int32_t WORDS = entry_words<F>();
+        if constexpr (IS_INTEGER)
+            static_assert(GRID_WORDS == F::digit_grid_words, "MMVQ_GRID_WORDS is not the format's");
+        else static_assert(GRID_WORDS == F::grid_words, "MMVQ_GRID_WORDS is not the format's");
+        for (int32_t i = thread_index(); i < GRID_WORDS; i += block_size()) {
+            const int32_t entry = i / WORDS, in_entry = i % WORDS;
+            const uint32_t word = grid_word<F>(i);
+            for (int32_t k = 0; k < shape.grid_copies; ++k) {
+                const int32_t copy = (k + entry) & (shape.grid_copies - 1);  // another bank for each lane
+                const int32_t at = (entry * shape.grid_copies + copy) * WORDS + in_entry;
+                reinterpret_cast<uint32_t*>(s.grid)[at] = word;
+            }
+        }
     }
 }
 

@@ -56,7 +56,6 @@ struct Rows {
             const uint32_t row_in_tensor = static_cast<uint32_t>(expert) * p.n_rows_per_expert + first_row;
             const uint32_t segment = unit.slice * shape.segment_inverse >> 8;
             const uint32_t phase = static_cast<uint32_t>(address_of(p.weights)) + row_in_tensor * row_phase +
-                                   static_cast<uint32_t>(row_bytes(first_weight(shape))) +
                                    segment * shape.packed_segment;
             const uint32_t first_of_copy = -static_cast<uint32_t>(shape.copy_rows);
             upper_phase = (phase + (upper & first_of_copy) * row_phase) % 16;
@@ -74,7 +73,7 @@ DEVICE void multiply_unit(const Problem& p, const Shape& shape, const Shared& s,
     const Grid grid = grid_of(shape, s);
     int32_t offset = unit.slice * shape.slice_columns;
     const int32_t end = min(offset + shape.slice_columns, shape.row_columns);
-    int32_t n_weights = end_weight(p, shape) - first_weight(shape) - unit.slice * shape.slice;
+    int32_t n_weights = p.n_cols - unit.slice * shape.slice;
 #pragma unroll 1
     do {
         multiply_chunk(rows.upper, rows.lower, grid, n_weights, columns, offset, sums);

@@ -42,7 +42,7 @@ def check(
         str | None,
         typer.Option(
             help="Without a model: quick (default), full (sizes of released models, for a GPU) or sanitizer "
-            "(some 200 tiny cases).",
+            "(some 300 tiny cases).",
             rich_help_panel=SELECT,
             show_default=False,
         ),

@@ -18,7 +18,7 @@ from mmvq_cli.suite import Suite, WeightSource
 MATRICES = {
     "quick": "every format x dtype x named edge, and a pairwise cover of small sizes; for any engine",
     "full": "as quick with sizes of released models, many dispatches and tensors beyond 4 GiB; for a GPU",
-    "sanitizer": "some 200 tiny cases that reach every kernel of the operation; for compute-sanitizer",
+    "sanitizer": "some 300 tiny cases that reach every kernel of the operation; for compute-sanitizer",
 }
 
 # One format of each family that published MoE models use: what depends on offsets alone needs no other.
@@ -218,8 +218,8 @@ def _huge(format: Format, dtype: Dtype) -> Iterator[EdgeCase]:
     summed = Edge(name="80000-dispatches-summed", is_weighted=True)
     yield _case(format, dtype, summed, rows=8, experts=8, tokens=10_000, top_k=8)
     yield _case(format, dtype, Edge(name="1030-rows-summed", is_weighted=True), rows=1030, top_k=8)
-    crowded = Edge(name="long-rows-crowded", is_weighted=True)  # which the fastest plan multiplies in parts
-    yield _case(format, dtype, crowded, columns=2 * _LONG_ROW, rows=33, experts=2, tokens=40)
+    crowded = Edge(name="long-rows-crowded", is_weighted=True)
+    yield _case(format, dtype, crowded, columns=14336, rows=33, experts=2, tokens=40)
     expert_bytes = 2048 * format.row_bytes(7168)
     for routing in ("last", "uniform"):
         edge = Edge(name=f"beyond-4gib-{routing}", output_rows=Rows.DISPATCH)
@@ -243,26 +243,26 @@ _SANITIZED_CROWDS = ((4, 6), (1, 12), (4, 6), (1, 40), (4, 9))  # experts, token
 # Sums that are too long or too wide for one block of the kernels around the product; one format is enough for them.
 _SANITIZED_SUMS = {"8400-dispatches-summed": (1, 4200), "600-rows-summed": (600, 3)}  # name -> rows, tokens
 _SANITIZED_SUMS_FORMAT = "Q8_0"
-# Rows that are multiplied in parts where experts have 17 dispatches: as boxes, and by copies of their own.
-_SANITIZED_PARTS_FORMATS, _LONG_ROW = ("Q8_0", "Q6_K"), 7168
+# Crowds whose rows and activations stream side by side: tokens of one expert, and blocks of 256 weights in a row.
+_SANITIZED_WIDE = ((12, 3), (40, 1), (70, 2))
 
 
 def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator[EdgeCase]:
     """Some modes for each format and dtype, in turn, so that each dtype meets all of them; and the large sums.
 
     The first takes the batch-invariant kernel, with tiles of every width in turn, the second the plain one, a third,
-    where a format has one, that of narrow tiles, or, of floats, of wide ones.
+    where a format has one, that of narrow tiles, or, of floats, of wide ones; the last that of crowds.
     """
     turn = 0
     for format, dtype in product(formats, dtypes):
         has_third = format.is_float or (format.digit_tiles and dtype is not Dtype.F32)
-        third = (Preference.FASTEST,) if has_third else ()
+        third = (Preference.AUTO,) if has_third else ()
         for preference in (Preference.REPRODUCIBLE, Preference.REFERENCE, *third):
             edge, routing, top_k, accumulate = _SANITIZED[turn % len(_SANITIZED)]
             experts, tokens = _SANITIZED_CROWDS[turn // 2 % len(_SANITIZED_CROWDS)]
             if preference is not Preference.REPRODUCIBLE:
                 experts, tokens = _SANITIZED_CROWDS[0]
-            if preference is Preference.FASTEST:
+            if preference is Preference.AUTO:
                 edge, routing, top_k, accumulate = _SANITIZED_NARROW
                 experts, tokens = _SANITIZED_CROWDS[3] if format.is_float else _SANITIZED_FEW
             if experts == 1:
@@ -283,7 +283,7 @@ def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator
         if format.name == _SANITIZED_SUMS_FORMAT:
             for name, (rows, tokens) in _SANITIZED_SUMS.items():
                 yield _case(format, dtype, Edge(name=name, is_weighted=True), rows=rows, tokens=tokens)
-        if format.name in _SANITIZED_PARTS_FORMATS:
-            edge = Edge(name="parts", output_rows=Rows.DISPATCH)
-            case = _case(format, dtype, edge, columns=_LONG_ROW, experts=1, tokens=17, top_k=1)
-            yield replace(case, preference=Preference.FASTEST)
+        tokens, chunks = _SANITIZED_WIDE[turn % len(_SANITIZED_WIDE)]
+        edge = Edge(name="wide", output_rows=Rows.DISPATCH)
+        case = _case(format, dtype, edge, columns=256 * chunks, experts=1, tokens=tokens, top_k=1)
+        yield replace(case, preference=Preference.FASTEST)

@@ -14,7 +14,6 @@ _COPIER_WARPS = 14  # where the copying warp has much to do: fewer beside it on 
 _PLAIN_WARPS = 12  # for floats, which are multiplied in more registers
 _HALF_WARPS = 7  # of one of two blocks
 _SUMMING_WARPS = {1: 1, 2: 2}  # that sum up; two take turns: wide tiles have more to add and store
-_COPYING_WARPS = 1
 _SMALL_SHARE = 2**18  # weights of a multiprocessor up to which more warps only take longer to start
 _GRID_BYTES, _SMALL_GRID_BYTES = 80 * 1024, 32 * 1024  # of codebooks, and with such a share: they are copied first
 _SHORT_ROW = 768  # weights up to which two blocks are faster: their items' starts and ends overlap
@@ -41,11 +40,12 @@ class Block:
     max_threads: int
     grid_bytes: int
     has_bulk_copies: bool
+    copying_warps: int = 1
 
     @property
     def threads(self) -> int:
         """Threads of the block."""
-        return _threads(self.warps, self.summing_warps)
+        return 32 * (self.warps + self.copying_warps + self.summing_warps)
 
     def share(self, n_bytes: int) -> int:
         """The block's share of what suits a multiprocessor."""
@@ -56,7 +56,7 @@ def blocks_for(
     d: Descriptor, operands: Operands, column_tiles: int, has_boxes: bool, device: Device
 ) -> tuple[Block, ...]:
     """What to try, best first, where an item's rows come as a box or by many copies."""
-    shared = _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
+    shared = shared_bytes_of(device) + _RESERVED_BYTES
     is_small = _is_small(d, device)
     grid_bytes = min(_SMALL_GRID_BYTES if is_small else _GRID_BYTES, shared * 3 // 8)
     summing = _SUMMING_WARPS[column_tiles]
@@ -71,6 +71,11 @@ def blocks_for(
     return (half, whole) if has_halves and d.n_cols <= _SHORT_ROW else (whole,)
 
 
+def shared_bytes_of(device: Device) -> int:
+    """What the only block of a multiprocessor may have."""
+    return _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE) - _RESERVED_BYTES
+
+
 def _is_small(d: Descriptor, device: Device) -> bool:
     """Whether each multiprocessor has few weights to multiply."""
     weights = touched_experts(d) * d.n_rows_per_expert * d.n_cols
@@ -78,4 +83,4 @@ def _is_small(d: Descriptor, device: Device) -> bool:
 
 
 def _threads(warps: int, summing_warps: int) -> int:
-    return 32 * (warps + _COPYING_WARPS + summing_warps)
+    return 32 * (warps + 1 + summing_warps)

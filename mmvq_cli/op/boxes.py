@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmvq_cli.op.descriptor import Descriptor
-from mmvq_cli.op.part import Part
 
 _ALIGNMENT = 16  # bytes, of rows and of what a box begins with (an H200 calls others an illegal instruction)
 UNIT = 8  # bytes of an element
@@ -32,17 +31,16 @@ class Boxes:
     box_height: int
 
 
-def can_box(d: Descriptor, part: Part) -> bool:
-    """Whether rows, and this part of them, start where boxes may."""
-    starts = (d.format.row_bytes(part.row_cols), d.format.row_bytes(part.first))
-    return all(n_bytes % _ALIGNMENT == 0 for n_bytes in starts) and d.n_experts * d.n_rows_per_expert < _MAX_ROWS
+def can_box(d: Descriptor) -> bool:
+    """Whether rows start where boxes may."""
+    return d.format.row_bytes(d.n_cols) % _ALIGNMENT == 0 and d.n_experts * d.n_rows_per_expert < _MAX_ROWS
 
 
-def find_boxes(d: Descriptor, part: Part, rows: int, segment_bytes: int, row_slot: int) -> Boxes | None:
+def find_boxes(d: Descriptor, rows: int, segment_bytes: int, row_slot: int) -> Boxes | None:
     """Boxes for segments of this size, each row `row_slot` bytes long in shared memory; None when there are none."""
-    row_bytes = d.format.row_bytes(part.row_cols)
-    is_aligned = segment_bytes % _ALIGNMENT == 0 or segment_bytes >= d.format.row_bytes(d.n_cols)
-    if not can_box(d, part) or not is_aligned or rows > _MAX_ELEMENTS or row_slot > LONGEST_ROW:
+    row_bytes = d.format.row_bytes(d.n_cols)
+    is_aligned = segment_bytes % _ALIGNMENT == 0 or segment_bytes >= row_bytes
+    if not can_box(d) or not is_aligned or rows > _MAX_ELEMENTS or row_slot > LONGEST_ROW:
         return None
     return Boxes(
         width=row_bytes // UNIT,

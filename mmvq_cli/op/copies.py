@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from mmvq_cli.op.boxes import UNIT, Boxes, find_boxes
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.operands import Operands
-from mmvq_cli.op.part import Part
 
-_LINE = 16  # bytes that copies begin and end at
+LINE = 16  # bytes that copies begin and end at
 _SHORT_ROW, _SHORT_ROW_BYTES = 1536, 700  # weights or packed bytes up to which an item's rows are copied together
 _ROUNDING_BYTES = 32  # that the first and the last line of such a copy may have besides
 
@@ -25,18 +24,19 @@ class Copies:
 
 
 def copies_of(
-    d: Descriptor, part: Part, operands: Operands, rows: int, segment_bytes: int, are_whole: bool, has_bulk_copies: bool
+    d: Descriptor, operands: Operands, rows: int, segment_bytes: int, are_whole: bool, has_bulk_copies: bool
 ) -> Copies:
     """What is best for segments of this size, which may be `are_whole` rows or parts of them."""
     box_slot = _box_slot(d, operands, segment_bytes)
-    boxes = find_boxes(d, part, rows, segment_bytes, box_slot) if has_bulk_copies else None
+    boxes = find_boxes(d, rows, segment_bytes, box_slot) if has_bulk_copies else None
     if boxes:
         row_slot = boxes.box_width * UNIT
         return Copies(row_slot, rows * row_slot, boxes, False)
-    if are_whole and part == Part.whole(d) and _are_short(d) and has_bulk_copies:
+    if are_whole and _are_short(d) and has_bulk_copies:
         row_slot = d.format.row_bytes(d.n_cols)
         return Copies(row_slot, rows * row_slot + _ROUNDING_BYTES, None, True)
-    row_slot = _row_slot(d, operands, segment_bytes)
+    has_phases = not d.format.is_float and d.format.type_size % LINE != 0  # floats stream in whole vectors
+    row_slot = row_slot_of(d, operands, segment_bytes, has_phases)
     return Copies(row_slot, rows * row_slot, None, False)
 
 
@@ -45,11 +45,9 @@ def _are_short(d: Descriptor) -> bool:
     return d.n_cols <= _SHORT_ROW or d.format.row_bytes(d.n_cols) <= _SHORT_ROW_BYTES
 
 
-def _row_slot(d: Descriptor, operands: Operands, segment_bytes: int) -> int:
-    """Bytes for a row that begins at its phase in 16 bytes."""
-    if d.format.is_float or d.format.type_size % _LINE == 0:  # no phase: floats stream in whole vectors
-        return _box_slot(d, operands, segment_bytes)
-    return _box_slot(d, operands, segment_bytes + _LINE - 1)
+def row_slot_of(d: Descriptor, operands: Operands, segment_bytes: int, has_phases: bool) -> int:
+    """Bytes for a row, which begins at its phase in 16 bytes if it may have one."""
+    return _box_slot(d, operands, segment_bytes + (LINE - 1 if has_phases else 0))
 
 
 def _box_slot(d: Descriptor, operands: Operands, segment_bytes: int) -> int:

@@ -30,12 +30,37 @@ def grouped_launches(d: Descriptor) -> tuple[Launch, ...]:
     return tuple(_surrounded(d, _grouped(d)))
 
 
-def stream_launches(d: Descriptor, device: Device, *shapes: StreamShape) -> tuple[Launch, ...]:
-    """The product of the streaming family, in one launch or in parts, with what surrounds it.
+def stream_launches(d: Descriptor, device: Device, shape: StreamShape) -> tuple[Launch, ...]:
+    """The product of the streaming family with what surrounds it; each waits for the one before it by itself."""
+    launches = _surrounded(d, _stream(d, device, shape))
+    return tuple(replace(launch, overlaps=device.has_bulk_copies) for launch in launches)
 
-    Each launch waits for the one before it by itself.
-    """
-    launches = _surrounded(d, *(_stream(d, device, shape) for shape in shapes))
+
+def wide_launches(d: Descriptor, device: Device, shape: StreamShape) -> tuple[Launch, ...]:
+    """The same of the kernel for many dispatches per expert: activations are arranged first."""
+    defines = (*format_defines(d), *shape.defines, ("MMVQ_WIDE_COLUMN", shape.column_bytes))
+    items = min(d.m_total, d.n_experts + d.m_total // shape.columns) * shape.n_row_tiles
+    warps = d.m_total * shape.n_chunks
+    arrange = Launch(
+        "arrange",
+        "wide.cu",
+        defines,
+        (min(-(-32 * warps // _HELPER_THREADS), _MAX_GRID_X), 1, 1),
+        (_HELPER_THREADS, 1, 1),
+        0,
+        shape.values,
+    )
+    wide = Launch(
+        "wide",
+        "wide.cu",
+        defines,
+        (max(1, min(device.sm_count, items)), 1, 1),
+        (shape.block.threads, 1, 1),
+        shape.shared_bytes,
+        shape.values,
+        shape.boxes,
+    )
+    launches = _surrounded(d, arrange, wide)
     return tuple(replace(launch, overlaps=device.has_bulk_copies) for launch in launches)
 
 

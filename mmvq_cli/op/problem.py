@@ -22,6 +22,7 @@ _POINTERS = (
     "partials",
     "token_counts",
     "token_dispatches",
+    "arranged",
 )
 _INTEGERS = (
     "n_experts",
@@ -69,20 +70,22 @@ class Region:
 _ALIGNMENT = 256
 
 
-def workspace_regions(descriptor: Descriptor, has_parts: bool = False) -> tuple[Region, ...]:
+def workspace_regions(descriptor: Descriptor, arranged_bytes: int = 0) -> tuple[Region, ...]:
     """The scratch memory of the ordered combine: partial rows f32 [m_total, rows], dispatches of each token.
 
-    Partial rows alone where rows of weights are multiplied in parts (`has_parts`) and nothing is combined; empty where
-    neither is done.
+    And of activations that are arranged before they are multiplied, if so many bytes are; empty where neither is done.
     """
-    if descriptor.is_empty or not (descriptor.combines or has_parts):
+    if descriptor.is_empty:
         return ()
-    sizes = [("partials", 4 * descriptor.m_total * descriptor.n_rows_per_expert)]
+    sizes = []
     if descriptor.combines:
         sizes += [
+            ("partials", 4 * descriptor.m_total * descriptor.n_rows_per_expert),
             ("token_counts", 4 * descriptor.m_tokens),
             ("token_dispatches", 4 * descriptor.m_tokens * descriptor.top_k),
         ]
+    if arranged_bytes:
+        sizes.append(("arranged", arranged_bytes))
     regions, offset = [], 0
     for name, n_bytes in sizes:
         regions.append(Region(name, offset, n_bytes))
@@ -100,7 +103,7 @@ def bind_problem(
 ) -> Problem:
     """Fill the struct; `workspace_pointer` is the start of at least `workspace_size` bytes, or 0.
 
-    `workspace`: the plan's regions, or those of a plan without parts.
+    `workspace`: the plan's regions, or those of a plan that arranges nothing.
     """
     problem = Problem(
         weights=views.weights.pointer,

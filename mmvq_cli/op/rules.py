@@ -11,14 +11,17 @@ from dataclasses import dataclass, replace
 from mmvq_cli.errors import Unsupported
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, Dtype
 from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY, Device
-from mmvq_cli.op.launches import COLUMNS, grouped_launches, stream_launches
+from mmvq_cli.op.launches import COLUMNS, grouped_launches, stream_launches, wide_launches
 from mmvq_cli.op.operands import has_digits
-from mmvq_cli.op.parts import part_shapes
 from mmvq_cli.op.plan import Launch, Preference, Sku
 from mmvq_cli.op.precision import DEFAULT_ERROR_CONSTANT, PrecisionGuarantee
 from mmvq_cli.op.problem import Region, workspace_regions
 from mmvq_cli.op.shape import StreamShape
 from mmvq_cli.op.stream import digit_shape, halves_shape, stream_shape
+from mmvq_cli.op.tiles import touched_experts
+from mmvq_cli.op.wide import arranged_bytes, wide_shape
+
+_FEWEST_EACH = 12  # dispatches for each touched expert: at 16 rows beside activations were faster, at 8 slower
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,36 +149,53 @@ def _build_stream(d: Descriptor, device: Device, preference: Preference) -> Choi
     return _streaming("stream", d, device, preference, arithmetic, shape)
 
 
-def _build_stream_parts(d: Descriptor, device: Device, _: Preference) -> Choice:
-    shapes = part_shapes(d, device)
-    arithmetic = f"exact weights as f16 on the tensor cores; rows in {len(shapes)} parts, a launch for each"
-    return _streaming("stream_parts", d, device, Preference.FASTEST, arithmetic, *shapes)
+def _build_wide(d: Descriptor, device: Device, _: Preference) -> Choice:
+    shape = wide_shape(d, device)
+    assert shape is not None
+    atomic = _is_atomic_sum(d)
+    exactness = DEFAULT_ERROR_CONSTANT[d.dtype]
+    weights = "weights as scaled f16" if d.format.is_float else "exact weights as f16"
+    return Choice(
+        rule="wide",
+        reason=f"rows and activations of up to {shape.columns} dispatches stream side by side, {shape.rows} rows and "
+        f"{shape.segment} weights in each of {shape.n_stages} stages; {weights} on the tensor cores",
+        sku=_sku("wide", d, device),
+        guarantee=PrecisionGuarantee(
+            math="f16",
+            accumulator="f32",
+            error_constant=exactness + _atomic_error_constant(d) if atomic else exactness,
+            deterministic=not atomic,
+            bit_stable_on_same_hardware=not atomic,
+            batch_invariant=False,
+        ),
+        launches=wide_launches(d, device, shape),
+        workspace=workspace_regions(d, arranged_bytes=arranged_bytes(d, shape)),
+    )
 
 
-def _build_stream_halves(d: Descriptor, device: Device, _: Preference) -> Choice:
+def _build_stream_halves(d: Descriptor, device: Device, preference: Preference) -> Choice:
     shape = halves_shape(d, device)
     assert shape is not None
     arithmetic = "weights as scaled f16 on the tensor cores"
-    return _streaming("stream_halves", d, device, Preference.FASTEST, arithmetic, shape)
+    return _streaming("stream_halves", d, device, preference, arithmetic, shape)
 
 
-def _build_stream_digits(d: Descriptor, device: Device, _: Preference) -> Choice:
+def _build_stream_digits(d: Descriptor, device: Device, preference: Preference) -> Choice:
     shape = digit_shape(d, device)
     assert shape is not None
     arithmetic = f"codes times activations of {shape.operands.digits} digits of 8 bits on the integer tensor cores"
-    return _streaming("stream_digits", d, device, Preference.FASTEST, arithmetic, shape)
+    return _streaming("stream_digits", d, device, preference, arithmetic, shape)
 
 
 def _streaming(
-    rule: str, d: Descriptor, device: Device, preference: Preference, arithmetic: str, *shapes: StreamShape
+    rule: str, d: Descriptor, device: Device, preference: Preference, arithmetic: str, shape: StreamShape
 ) -> Choice:
     atomic = _is_atomic_sum(d)
-    shape = shapes[0]
     operands = shape.operands
     exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if operands.is_plain else d.dtype]
     tile = "each dispatch" if shape.columns == 1 else f"each tile of up to {shape.columns} dispatches"
     # A token alone, or one of a crowd, would be multiplied in another way.
-    changes = _may_be_digits(d, preference) or _may_be_halves(d, preference) or _may_have_parts(d, preference)
+    changes = _may_be_digits(d, preference) or _may_be_halves(d, preference) or _may_be_wide(preference)
     return Choice(
         rule=rule,
         reason=f"{tile} streams its rows through shared memory once, in {shape.n_stages} stages of {shape.segment} "
@@ -189,8 +209,8 @@ def _streaming(
             bit_stable_on_same_hardware=not atomic,
             batch_invariant=not atomic and not changes,
         ),
-        launches=stream_launches(d, device, *shapes),
-        workspace=workspace_regions(d, has_parts=len(shapes) > 1),
+        launches=stream_launches(d, device, shape),
+        workspace=workspace_regions(d),
     )
 
 
@@ -205,28 +225,26 @@ def _streams(d: Descriptor, device: Device, preference: Preference) -> bool:
 
 
 def _may_be_halves(d: Descriptor, preference: Preference) -> bool:
-    # Not of f32 activations by itself (auto): they take two parts, and no GPU has timed them yet (kernels/README.md).
-    is_timed = preference is Preference.AUTO and d.dtype is not Dtype.F32
-    return d.format.is_float and (is_timed or preference is Preference.FASTEST)
+    return d.format.is_float and preference in (Preference.AUTO, Preference.FASTEST)
 
 
 def _streams_halves(d: Descriptor, device: Device, preference: Preference) -> bool:
     return _may_be_halves(d, preference) and _may_stream(device, preference) and halves_shape(d, device) is not None
 
 
-def _may_have_parts(d: Descriptor, preference: Preference) -> bool:
-    # Not by itself (auto): no GPU has run it yet (kernels/README.md).
-    return preference is Preference.FASTEST and not d.format.is_float
+def _may_be_wide(preference: Preference) -> bool:
+    # Not by itself (auto): no GPU has run it since it skips columns that a tile has not (kernels/README.md).
+    return preference is Preference.FASTEST
 
 
-def _streams_parts(d: Descriptor, device: Device, preference: Preference) -> bool:
-    return _may_have_parts(d, preference) and _may_stream(device, preference) and bool(part_shapes(d, device))
+def _is_wide(d: Descriptor, device: Device, preference: Preference) -> bool:
+    are_many = d.m_total >= _FEWEST_EACH * touched_experts(d)
+    is_wanted = _may_be_wide(preference) and _may_stream(device, preference) and are_many
+    return is_wanted and wide_shape(d, device) is not None
 
 
 def _may_be_digits(d: Descriptor, preference: Preference) -> bool:
-    # Not with codebooks by itself (auto): no GPU has timed them yet (kernels/README.md).
-    is_timed = preference is Preference.AUTO and not d.format.digit_grid_words
-    return has_digits(d) and (is_timed or preference is Preference.FASTEST)
+    return has_digits(d) and preference in (Preference.AUTO, Preference.FASTEST)
 
 
 def _streams_digits(d: Descriptor, device: Device, preference: Preference) -> bool:
@@ -246,6 +264,13 @@ RULES: tuple[Rule, ...] = (
         _build_cpu,
     ),
     Rule(
+        "wide",
+        "cuda",
+        "many dispatches per expert: rows and activations stream side by side to the tensor cores; fastest only",
+        _is_wide,
+        _build_wide,
+    ),
+    Rule(
         "stream_digits",
         "cuda",
         "few dispatches per expert: rows stream to the integer tensor cores, activations of 24 bits; auto from sm_90",
@@ -255,16 +280,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "stream_halves",
         "cuda",
-        "plain floats, four dispatches per expert and more: rows stream as scaled f16; auto from sm_90, not of f32",
+        "plain floats, four dispatches per expert and more: rows stream as scaled f16; auto from sm_90",
         _streams_halves,
         _build_stream_halves,
-    ),
-    Rule(
-        "stream_parts",
-        "cuda",
-        "long rows, many dispatches per expert: parts of the rows in wide tiles, a launch for each; fastest only",
-        _streams_parts,
-        _build_stream_parts,
     ),
     Rule(
         "stream",

@@ -49,10 +49,7 @@ SHAPE_FIELDS = (
     "stages_at",
     "grid_at",
     "grid_copies",
-    "first_weight",
-    "end_weight",
-    "continues",
-    "ends",
+    "row_lines",
 )
 
 
@@ -99,7 +96,6 @@ class StreamShape:
             ("MMVQ_DIGITS", self.operands.digits),
             ("MMVQ_GRID_WORDS", self.operands.grid_words),
             ("MMVQ_MIN_GROUPS", self.operands.min_groups),
-            ("MMVQ_PARTS", int(self.continues or not self.ends)),
             ("MMVQ_PLAIN", int(self.operands.is_plain)),
             ("MMVQ_SUMMING_WARPS", self.block.summing_warps),
             ("MMVQ_THREADS", self.block.max_threads),

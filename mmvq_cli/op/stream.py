@@ -17,7 +17,6 @@ from mmvq_cli.op.copies import copies_of
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, OutputMode, Rows
 from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY, Device
 from mmvq_cli.op.operands import Operands, digits_of, halves_of, has_digits, operands_of
-from mmvq_cli.op.part import Part
 from mmvq_cli.op.shape import SHAPE_FIELDS, StreamShape
 from mmvq_cli.op.tiles import expected_tiles, touched_experts, wanted_widths
 
@@ -33,10 +32,11 @@ _MAX_BUFFERS = 8
 _MAX_SUMS_BYTES = 24 * 1024  # of more than two items
 _MIN_STAGES = 3
 _MIN_UNITS, _MAX_UNITS = 4, 8  # of an item: with fewer a block would be at many items at once; more end further apart
-MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
+_MAX_COLUMN_TILES = 2  # of 8 mma columns: with four, sums and activations leave too little room for stages
 _PLAIN_COLUMNS = 2  # dispatches of a tile up to which f32 products keep up with the memory
 _PLAIN_TILES = 1.15  # of two dispatches for each touched expert, up to which they are faster than tiles of four
-_MOST_PLAIN_TILES = 1.2  # of four dispatches for each touched expert, up to which f32 products are faster than f16
+# Of four dispatches for each touched expert, up to which f32 products are faster than f16 in one part or in two.
+_MOST_PLAIN_TILES = {1: 1.2, 2: 2.0}
 _MAX_PLAIN_COLUMNS = 4  # multiplied at once: more would read the rows again from shared memory
 _DIGIT_COLUMNS = 2  # dispatches that are digits in one column tile; two column tiles are slower
 _ROW_GROUPS = (8, 4, 2, 1)  # of 16 rows
@@ -57,9 +57,10 @@ def halves_shape(d: Descriptor, device: Device) -> StreamShape | None:
     """The same for plain floats as f16; None for block formats, and where f32 products read few rows twice."""
     if not d.format.is_float or not can_stream(d, device):
         return None
-    if expected_tiles(d, _MAX_PLAIN_COLUMNS) <= _MOST_PLAIN_TILES * touched_experts(d):
+    operands = halves_of(d)
+    if expected_tiles(d, _MAX_PLAIN_COLUMNS) <= _MOST_PLAIN_TILES[operands.parts] * touched_experts(d):
         return None
-    return _widest(sizes_of(d), halves_of(d), device)
+    return _widest(sizes_of(d), operands, device)
 
 
 def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
@@ -68,7 +69,7 @@ def digit_shape(d: Descriptor, device: Device) -> StreamShape | None:
         return None
     width = min(wanted_widths(d)[-1], _DIGIT_COLUMNS)
     are_few = expected_tiles(d, width) <= d.format.digit_tiles * touched_experts(d)
-    return fill(sizes_of(d), digits_of(d), width, device) if are_few else None
+    return _fill(sizes_of(d), digits_of(d), width, device) if are_few else None
 
 
 def sizes_of(d: Descriptor) -> Descriptor:
@@ -83,8 +84,8 @@ def sizes_of(d: Descriptor) -> Descriptor:
 
 
 def _widest(d: Descriptor, operands: Operands, device: Device) -> StreamShape | None:
-    most = _most_plain_columns(d) if operands.is_plain else 8 * MAX_COLUMN_TILES // operands.slots
-    shapes = (fill(d, operands, width, device) for width in reversed(wanted_widths(d)) if width <= most)
+    most = _most_plain_columns(d) if operands.is_plain else 8 * _MAX_COLUMN_TILES // operands.slots
+    shapes = (_fill(d, operands, width, device) for width in reversed(wanted_widths(d)) if width <= most)
     return next((shape for shape in shapes if shape is not None), None)
 
 
@@ -105,18 +106,15 @@ def can_stream(d: Descriptor, device: Device) -> bool:
 
 
 @lru_cache(maxsize=256)  # a rule asks for it, then the plan
-def fill(
-    d: Descriptor, operands: Operands, columns: int, device: Device, part: Part | None = None
-) -> StreamShape | None:
+def _fill(d: Descriptor, operands: Operands, columns: int, device: Device) -> StreamShape | None:
     """The block, the rows and the segment for this width; boxes before other copies, four stages before three.
 
-    None when nothing fits. `d` has the sizes alone (`sizes_of`); its n_cols are those of the part.
+    None when nothing fits. `d` has the sizes alone (`sizes_of`).
     """
-    part = part or Part.whole(d)
     for needs_boxes in (True, False) if device.has_bulk_copies else (False,):
         blocks = blocks_for(d, operands, _column_tiles(operands, columns), needs_boxes, device)
         for block, stage_of_three in product(blocks, (_SMALL_STAGE_BYTES, _STAGE_BYTES)):
-            shape = _fill_block(d, part, operands, columns, block, device.sm_count, needs_boxes, stage_of_three)
+            shape = _fill_block(d, operands, columns, block, device.sm_count, needs_boxes, stage_of_three)
             if shape is not None:
                 return shape
     return None
@@ -124,7 +122,6 @@ def fill(
 
 def _fill_block(
     d: Descriptor,
-    part: Part,
     operands: Operands,
     columns: int,
     block: Block,
@@ -133,12 +130,12 @@ def _fill_block(
     stage_of_three: int,
 ) -> StreamShape | None:
     """The same for this block and as many stages as fit: three of up to `stage_of_three` bytes, or more."""
-    if needs_boxes and not can_box(d, part):
+    if needs_boxes and not can_box(d):
         return None
     _, _, n_slices = _slicing(d)
     for row_groups in _row_groups(d, columns, block, sm_count, n_slices):
         for n_segments in range(1, n_slices + 1):
-            shape, stages_at, boxes = _layout(d, part, operands, columns, block, row_groups, -(-n_slices // n_segments))
+            shape, stages_at, boxes = _layout(d, operands, columns, block, row_groups, -(-n_slices // n_segments))
             if needs_boxes and boxes is None:
                 continue
             room, stage_bytes = block.shared_bytes - stages_at, shape["stage_bytes"]
@@ -173,21 +170,20 @@ def _slicing(d: Descriptor) -> tuple[int, int, int]:
 
 
 def _layout(
-    d: Descriptor, part: Part, operands: Operands, columns: int, block: Block, row_groups: int, slices: int
+    d: Descriptor, operands: Operands, columns: int, block: Block, row_groups: int, slices: int
 ) -> tuple[dict[str, int], int, Boxes | None]:
     """The kernel's Shape but for its n_stages, the bytes of shared memory before the stages, and boxes if there are."""
     n_chunks, run, n_slices = _slicing(d)
     rows, segment = 16 * row_groups, slices * run * CHUNK
     packed_segment = d.format.row_bytes(min(segment, _round_up(d.n_cols, d.format.block_size)))
-    copies = copies_of(d, part, operands, rows, packed_segment, slices == n_slices, block.has_bulk_copies)
-    # Activations, four 16-bit parts of each group's sum, the power of two that scales all but f16.
-    chunk_bytes = operands.element_bytes * CHUNK + 8 * operands.min_groups + (16 if operands.is_scaled else 0)
-    column_bytes = (n_chunks * chunk_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
+    copies = copies_of(d, operands, rows, packed_segment, slices == n_slices, block.has_bulk_copies)
+    n_bytes = chunk_bytes(operands)
+    column_bytes = (n_chunks * n_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
     item_sums = n_slices * rows * 8 * _column_tiles(operands, columns)
     n_buffers = _n_buffers(n_slices * row_groups, block, item_sums)
     # Behind barriers of 8 bytes and counters of 4: of stages, of buffers, and the first activations' and stages'.
     grid_at = _round_up(16 * _MAX_STAGES + 12 * _MAX_BUFFERS + 8 + 4, 16)
-    grid_copies = _grid_copies(operands, block)
+    grid_copies = grid_copies_of(operands, block)
     sums_at = _round_up(grid_at + 4 * operands.grid_words * grid_copies, 16)
     columns_at = _round_up(sums_at + n_buffers * 4 * item_sums, 128)
     tile_bytes = columns * operands.parts * column_bytes
@@ -203,8 +199,8 @@ def _layout(
         "rows": rows,
         "n_row_tiles": -(-d.n_rows_per_expert // rows),
         "run": run,
-        "slice_columns": run * chunk_bytes,
-        "row_columns": n_chunks * chunk_bytes,
+        "slice_columns": run * n_bytes,
+        "row_columns": n_chunks * n_bytes,
         "slice": run * CHUNK,
         "packed_slice": d.format.row_bytes(run * CHUNK),
         "n_slices": n_slices,
@@ -230,12 +226,14 @@ def _layout(
         "stages_at": stages_at,
         "grid_at": grid_at,
         "grid_copies": grid_copies,
-        "first_weight": part.first,
-        "end_weight": part.first + d.n_cols,
-        "continues": int(part.first > 0),
-        "ends": int(part.first + d.n_cols == part.row_cols),
+        "row_lines": 0,
     }
     return shape, stages_at, copies.boxes
+
+
+def chunk_bytes(operands: Operands) -> int:
+    """Of a column: activations, four 16-bit parts of each group's sum, the power of two that scales all but f16."""
+    return operands.element_bytes * CHUNK + 8 * operands.min_groups + (16 if operands.is_scaled else 0)
 
 
 def _n_buffers(item_units: int, block: Block, item_sums: int) -> int:
@@ -247,7 +245,7 @@ def _n_buffers(item_units: int, block: Block, item_sums: int) -> int:
     return n_buffers
 
 
-def _grid_copies(operands: Operands, block: Block) -> int:
+def grid_copies_of(operands: Operands, block: Block) -> int:
     """Copies of the codebook: lanes that look up different entries in one bank wait for each other."""
     fitting = block.grid_bytes // (4 * operands.grid_words) if operands.grid_words else 1
     return min(32, 1 << (fitting.bit_length() - 1)) if fitting >= _FEW_COPIES else 1

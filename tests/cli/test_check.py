@@ -46,7 +46,7 @@ def test_a_model_is_checked_like_it_is_benched(check):
 def test_list_prints_ids_and_runs_nothing(check, tmp_path):
     code, out, _ = check("--matrix", "sanitizer", "--formats", "Q5_0", "--list")
     assert code == ExitCode.OK
-    assert len(out.splitlines()) == 8  # two of each dtype, and narrow tiles of f16 and bf16
+    assert len(out.splitlines()) == 11  # two and a crowd of each dtype, and narrow tiles of f16 and bf16
     assert all(line.startswith("check/Q5_0/") for line in out.splitlines())
     assert not (tmp_path / "results").exists()
 

@@ -20,7 +20,7 @@ from mmvq_cli.engine.cuda.build import final_source
 from mmvq_cli.engine.cuda.variants import _descriptors, _device
 from mmvq_cli.engine.elements import narrow, widen
 from mmvq_cli.model.synthetic import random_blocks
-from mmvq_cli.op import FORMATS, Args, Descriptor, Dtype, Plan, Preference, launches
+from mmvq_cli.op import FORMATS, Args, Descriptor, Dtype, Plan, Preference, launches, rules
 from tests.host_target.driver import entries_of, find_compiler, run_on_host, run_plan
 
 pytestmark = pytest.mark.skipif(bool(find_compiler().missing), reason=find_compiler().missing)
@@ -100,10 +100,12 @@ CASES = {
     "crowded": Case(
         "uniform", n_experts=2, n_tokens=19, top_k=1, columns=1, float_columns=40, modes=ADDED_TO_DISPATCHES
     ),
-    "one-expert": Case("uniform", n_experts=1, n_rows=5, n_tokens=37, top_k=1, columns=1, modes=TO_DISPATCHES),
+    "one-expert": Case(
+        "uniform", n_experts=1, n_rows=5, n_tokens=37, top_k=1, columns=1, float_columns=40, modes=TO_DISPATCHES
+    ),
     # Floats as f16 in tiles of 8 mma columns: rows are too long for more.
-    "four-each": Case(
-        "uniform", n_experts=2, n_rows=2, n_tokens=8, top_k=1, columns=1, float_columns=8192, modes=TO_DISPATCHES
+    "nine-each": Case(
+        "uniform", n_experts=2, n_rows=2, n_tokens=18, top_k=1, columns=1, float_columns=8192, modes=TO_DISPATCHES
     ),
     # Few dispatches for each expert, so that all arithmetics meet such values.
     "nonfinite": Case("uniform", n_experts=24, activations="nonfinite", columns=1, float_columns=40),
@@ -128,8 +130,6 @@ CASES = {
     ),
     "no-columns": Case("uniform", columns=0),
 }
-# Activations of whole rows leave no room for tiles of 16: the rows are multiplied in parts.
-PARTS = {"parts": Case("uniform", n_experts=2, n_rows=2, n_tokens=17, n_cols=7168)}
 # Once for each dtype: what depends on no format, and takes longer.
 SUMS = {
     "40-tokens": Case("gaps", n_tokens=40, n_rows=1, columns=1, max_blocks=3),
@@ -190,13 +190,13 @@ def kernels(plan):
     }
 
 
-def selectable(format, dtype):
+def selectable(format, dtype, are_crowds=False):
     """Every kernel that a plan can launch, of problems that differ in whatever a rule may look at.
 
-    Without those of parts: they differ in few lines, and a test below runs each format's with one dtype.
+    Those of crowds or those of all others: a test below runs each format's kernels of crowds with one dtype.
     """
     descriptors = [d for d in _descriptors(format) if d.dtype == dtype]
-    wanted = (plan for d in descriptors for plan in plans(d) if plan.rule != "stream_parts")
+    wanted = (plan for d in descriptors for plan in plans(d) if (plan.rule == "wide") == are_crowds)
     return {kernel for plan in wanted for kernel in kernels(plan)}
 
 
@@ -207,7 +207,7 @@ def planned(format, dtype):
     }
 
 
-def run_cases(cases, format, dtype, by_lines=False):
+def run_cases(cases, format, dtype, by_lines=False, are_crowds=False):
     executed = set()
     for number, (name, case) in enumerate(cases.items()):
         # Two seeds for every fourth case, by turns: each case has them with a quarter of the formats.
@@ -217,7 +217,7 @@ def run_cases(cases, format, dtype, by_lines=False):
         descriptor = case.descriptor(format, dtype)
         args = case.args(descriptor)
         for plan in plans(descriptor):
-            if copies_lines(plan) != by_lines:
+            if copies_lines(plan) != by_lines or (plan.rule == "wide") != are_crowds:
                 continue
             try:
                 check(plan, case, args, seeds)
@@ -246,34 +246,78 @@ def test_rows_that_are_copied_by_lines(name):
     dtype = halves[format.id % 2] if format.digit_tiles or format.is_float else Dtype.F32
     cases = {name: CASES[name] for name in few}
     if format.is_float:
-        cases["four-each"] = replace(CASES["four-each"], float_columns=3584)  # these devices have less shared memory
+        cases["nine-each"] = replace(CASES["nine-each"], float_columns=3584)  # these devices have less shared memory
     executed = run_cases(cases, format, dtype, by_lines=True)
     streams = {kernel for kernel in selectable(format, dtype) if kernel[0] == "stream.cu"}
     assert streams
     assert not streams - executed
 
 
-@pytest.mark.parametrize("name", [format.name for format in FORMATS.values() if not format.is_float])
-def test_long_rows_in_parts(name):
-    """Dtypes take turns; copies by lines with every fourth format."""
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "F32"])  # whose rows leave no room
+def test_crowds(name):
+    """Dtypes take turns; GPUs without bulk copies with every fourth format."""
     format = FORMATS[name]
     number = list(FORMATS).index(name)
     dtype = list(Dtype)[number % 3]
-    for by_lines in (False, True)[: 1 + (number % 4 == 0)]:
-        executed = run_cases(PARTS, format, dtype, by_lines)
-        assert any(("MMVQ_PARTS", 1) in defines for _, _, defines in executed)
+    cases = {"crowded": replace(CASES["crowded"], n_tokens=25), "one-expert": CASES["one-expert"]}
+    missing = selectable(format, dtype, are_crowds=True) - run_cases(cases, format, dtype, are_crowds=True)
+    assert not {kernel for kernel in missing if kernel[0] == "wide.cu"}
+    if number % 4 == 0:
+        assert run_cases(cases, format, dtype, by_lines=True, are_crowds=True)
 
 
-@pytest.mark.parametrize(("name", "n_cols"), [("Q6_K", 14592), ("IQ1_M", 14336)])
-def test_parts_add_to_what_was_there(name, n_cols):
-    """Three launches or more, more than one tile of rows; rows and parts at many phases of 16 bytes, and boxes."""
-    format = FORMATS[name]
-    case = Case("gaps", 2, n_rows=17, n_cols=n_cols, n_tokens=33, top_k=1, modes=ADDED_TO_DISPATCHES, phase=8)
-    d = case.descriptor(format, Dtype.BF16)
+@pytest.mark.parametrize(
+    ("name", "dtype", "case", "wanted"),
+    [
+        # Boxes; two warps share the chunks of a stage, of which the last has one for the first of them.
+        (
+            "Q4_K",
+            Dtype.F16,
+            Case("gaps", n_experts=3, n_rows=150, n_cols=1280, n_tokens=40, top_k=2, max_blocks=2),
+            {"has_boxes": 1, "slices": 2, "n_row_tiles": 3},
+        ),
+        # Lines, each row and each segment at a phase of its own; an expert's last tile has few dispatches.
+        (
+            "Q6_K",
+            Dtype.BF16,
+            Case("last", n_experts=2, n_rows=130, n_cols=1280, n_tokens=70, top_k=1, max_blocks=1),
+            {"has_boxes": 0, "columns": 64, "n_row_tiles": 3},
+        ),
+        # A row that ends in a chunk, and a tensor that ends in a line.
+        (
+            "MXFP4",
+            Dtype.F32,
+            Case("uniform", n_experts=2, n_rows=19, n_cols=800, n_tokens=24, top_k=1),
+            {"has_boxes": 0, "columns": 16},
+        ),
+        (
+            "IQ2_XXS",
+            Dtype.F16,
+            Case("uniform", n_experts=2, n_rows=70, n_cols=1280, n_tokens=24, top_k=1, max_blocks=1),
+            {"grid_copies": 8},
+        ),
+        ("F16", Dtype.BF16, Case("uniform", n_experts=1, n_rows=70, n_cols=600, n_tokens=40, top_k=1), {"columns": 64}),
+    ],
+    ids=["boxes-in-two", "lines-at-phases", "ends", "codebook", "floats"],
+)
+def test_rows_and_activations_side_by_side(name, dtype, case, wanted):
+    """Shapes of crowds that the cases have not."""
+    case = replace(case, modes=TO_DISPATCHES)
+    d = case.descriptor(FORMATS[name], dtype)
     plan = Plan.select(d, DEVICES[1], Preference.FASTEST)
-    assert plan.rule == "stream_parts"
-    assert len(plan.launches) >= 3
-    check(plan, case, case.args(d), (0, 1))
+    assert [launch.entry for launch in plan.launches] == ["arrange", "wide"]
+    assert dict(plan.launches[1].values).items() >= wanted.items()
+    check(plan, case, case.args(d), seeds=range(2))
+
+
+def test_stages_of_crowds_are_used_again():
+    """With the fewest stages, so that a small problem goes round."""
+    case = Case("uniform", n_experts=2, n_rows=40, n_cols=2304, n_tokens=24, top_k=1, max_blocks=1, modes=TO_DISPATCHES)
+    d = case.descriptor(FORMATS["Q5_K"], Dtype.F16)
+    plan = Plan.select(d, DEVICES[1], Preference.FASTEST)
+    arrange, wide = plan.launches
+    two = replace(wide, values=tuple((dict(wide.values) | {"n_stages": 2}).items()))
+    check(replace(plan, launches=(arrange, two)), case, case.args(d), seeds=range(3))
 
 
 @pytest.mark.parametrize("dtype", Dtype)
@@ -392,7 +436,8 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
         "subnormal-floats",
     ],
 )
-def test_shapes_that_the_cases_have_not(name, dtype, case, wanted):
+def test_shapes_that_the_cases_have_not(name, dtype, case, wanted, monkeypatch):
+    monkeypatch.setattr(rules, "wide_shape", lambda *_: None)  # which the largest of these would have
     case = replace(case, modes=TO_DISPATCHES)
     d = case.descriptor(FORMATS[name], dtype)
     plan = Plan.select(d, DEVICES[1], Preference.FASTEST)
@@ -430,7 +475,7 @@ def test_an_infinite_weight_is_seen_in_its_rows_and_in_no_other(name, dtype, n_t
         output = widen(run_on_host(plan, args), d.dtype)
         assert np.isfinite(output[:, 1::2]).all()
         assert not np.isfinite(output[:, ::2]).any()
-        if plan.rule != "stream_halves":
+        if plan.rule not in ("stream_halves", "wide"):
             assert (output[:, ::2] == expected).all()
 
 

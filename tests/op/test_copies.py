@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +5,6 @@ from hypothesis import strategies as st
 from mmvq_cli.op import FORMATS, Dtype
 from mmvq_cli.op.copies import copies_of
 from mmvq_cli.op.operands import digits_of, operands_of
-from mmvq_cli.op.part import Part
 from tests.op.problems import problem
 
 
@@ -21,7 +18,7 @@ from tests.op.problems import problem
 def test_rows_and_copies_begin_at_lines_and_have_room_for_their_phase(format, n_chunks, row_groups, are_whole, bulk):
     d = problem(format=format, n_cols=256 * n_chunks)
     segment = format.row_bytes(d.n_cols)
-    copies = copies_of(d, Part.whole(d), operands_of(d), 16 * row_groups, segment, are_whole, bulk)
+    copies = copies_of(d, operands_of(d), 16 * row_groups, segment, are_whole, bulk)
     assert bulk or not (copies.boxes or copies.are_together)
     if copies.are_together:
         assert are_whole
@@ -35,13 +32,11 @@ def test_rows_and_copies_begin_at_lines_and_have_room_for_their_phase(format, n_
 
 
 def test_rows_spread_over_the_banks_of_shared_memory():
-    assert copies_of(problem(), Part.whole(problem()), operands_of(problem()), 16, 1152, True, True).row_slot % 32 == 16
+    assert copies_of(problem(), operands_of(problem()), 16, 1152, True, True).row_slot % 32 == 16
     digits = problem(dtype=Dtype.BF16)
-    assert (
-        copies_of(digits, Part.whole(digits), digits_of(digits), 16, 1152, True, True).row_slot % 64 == 32
-    )  # lanes read 8 bytes
+    assert copies_of(digits, digits_of(digits), 16, 1152, True, True).row_slot % 64 == 32  # lanes read 8 bytes
     q8 = problem(format=FORMATS["Q8_0"])
-    assert copies_of(q8, Part.whole(q8), digits_of(q8), 16, 544, False, True).row_slot % 32 == 16  # 4 bytes
+    assert copies_of(q8, digits_of(q8), 16, 544, False, True).row_slot % 32 == 16  # 4 bytes
 
 
 @pytest.mark.parametrize(
@@ -49,16 +44,5 @@ def test_rows_spread_over_the_banks_of_shared_memory():
 )
 def test_floats_lie_without_gaps(name, segment, has_boxes):
     d = problem(format=FORMATS[name], n_cols=8200)
-    copies = copies_of(d, Part.whole(d), operands_of(d), 16, segment, False, True)
+    copies = copies_of(d, operands_of(d), 16, segment, False, True)
     assert (copies.row_slot, copies.boxes is not None) == (segment, has_boxes)
-
-
-def test_parts_of_rows_are_no_neighbours():
-    """Short rows are copied together; a part of each is not."""
-    d = problem(format=FORMATS["Q4_0"], n_cols=1024)
-    segment = d.format.row_bytes(d.n_cols)
-    assert copies_of(replace(d, n_cols=96), Part(0, 96), operands_of(d), 16, 54, True, True).are_together
-    assert not copies_of(replace(d, n_cols=96), Part(0, 1056), operands_of(d), 16, 54, True, True).are_together
-    boxes = copies_of(d, Part(1024, 4096), operands_of(d), 16, segment, True, True).boxes
-    assert (boxes.width * 8, boxes.box_width * 8 >= segment) == (4 * segment, True)
-    assert copies_of(d, Part(32, 4096), operands_of(d), 16, segment, True, True).boxes is None  # begins between lines

@@ -1,4 +1,4 @@
-"""Long rows in parts: each launch adds to what the ones before it left in the workspace."""
+"""Crowds of dispatches: rows and activations stream side by side."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not USABLE, reason=REASON)]
 
 
 @pytest.mark.parametrize("output_rows", Rows)
+@pytest.mark.parametrize("m_tokens", [17, 40, 150])
 @pytest.mark.parametrize(
     ("name", "dtype", "n_cols"),
     [
-        ("Q4_K", Dtype.F16, 14336),
+        ("Q4_K", Dtype.F16, 4096),
         ("Q6_K", Dtype.BF16, 14336),
-        ("Q5_0", Dtype.F16, 14304),
-        ("MXFP4", Dtype.F32, 14336),
-        ("IQ2_XXS", Dtype.F16, 14336),
+        ("Q5_0", Dtype.F16, 2880),
+        ("MXFP4", Dtype.F32, 2880),
+        ("IQ2_XXS", Dtype.F16, 2048),
+        ("F16", Dtype.F16, 2056),
     ],
 )
-def test_parts_are_summed_up(name, dtype, n_cols, output_rows):
+def test_a_crowd_is_right_whoever_comes_first(name, dtype, n_cols, m_tokens, output_rows):
     cuda = CudaEngine(0)
-    sizes = {"n_experts": 2, "top_k": 2, "m_tokens": 17, "m_total": 34}
+    sizes = {"n_experts": 2, "top_k": 2, "m_tokens": m_tokens, "m_total": 2 * m_tokens, "n_rows_per_expert": 300}
     d = replace(descriptor(name, dtype, output_rows, n_cols=n_cols), **sizes)
     plan = Plan.select(d, cuda.device, Preference.FASTEST)
-    if cuda.device.has_bulk_copies:
-        assert plan.rule == "stream_parts"
-    args = arguments(cuda, d, edge_routing("uniform", 2, 2, 17, 0))
+    assert plan.rule == "wide"
+    args = arguments(cuda, d, edge_routing("uniform", 2, 2, m_tokens, 0))
     outputs = [result(cuda, plan, args) for _ in range(3)]
     assert_right(cuda, plan, args, outputs[0])
     for output in outputs[1:]:
