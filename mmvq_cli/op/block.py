@@ -56,7 +56,7 @@ def blocks_for(
     d: Descriptor, operands: Operands, column_tiles: int, has_boxes: bool, device: Device
 ) -> tuple[Block, ...]:
     """What to try, best first, where an item's rows come as a box or by many copies."""
-    shared = shared_bytes_of(device) + _RESERVED_BYTES
+    shared = _multiprocessor_bytes(device)
     is_small = _is_small(d, device)
     grid_bytes = min(_SMALL_GRID_BYTES if is_small else _GRID_BYTES, shared * 3 // 8)
     summing = _SUMMING_WARPS[column_tiles]
@@ -73,7 +73,11 @@ def blocks_for(
 
 def shared_bytes_of(device: Device) -> int:
     """What the only block of a multiprocessor may have."""
-    return _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE) - _RESERVED_BYTES
+    return _multiprocessor_bytes(device) - _RESERVED_BYTES
+
+
+def _multiprocessor_bytes(device: Device) -> int:
+    return _SHARED_BYTES.get(device.compute_capability, _SHARED_BYTES_ELSEWHERE)
 
 
 def _is_small(d: Descriptor, device: Device) -> bool:

@@ -6,7 +6,6 @@ any batch and on any device; everything else follows the problem's size and the 
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
@@ -18,7 +17,7 @@ from mmvq_cli.op.descriptor import Accumulate, Descriptor, OutputMode, Rows
 from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY, Device
 from mmvq_cli.op.operands import Operands, digits_of, halves_of, has_digits, operands_of
 from mmvq_cli.op.shape import SHAPE_FIELDS, StreamShape
-from mmvq_cli.op.tiles import expected_tiles, touched_experts, wanted_widths
+from mmvq_cli.op.tiles import expected_tiles, share_of_work, touched_experts, wanted_widths
 
 _OCTET = 8  # neighbouring floats that a lane reads
 CHUNK = 256  # weights of a row that one warp takes at a time
@@ -175,20 +174,20 @@ def _layout(
     """The kernel's Shape but for its n_stages, the bytes of shared memory before the stages, and boxes if there are."""
     n_chunks, run, n_slices = _slicing(d)
     rows, segment = 16 * row_groups, slices * run * CHUNK
-    packed_segment = d.format.row_bytes(min(segment, _round_up(d.n_cols, d.format.block_size)))
+    packed_segment = d.format.row_bytes(min(segment, round_up(d.n_cols, d.format.block_size)))
     copies = copies_of(d, operands, rows, packed_segment, slices == n_slices, block.has_bulk_copies)
     n_bytes = chunk_bytes(operands)
-    column_bytes = (n_chunks * n_bytes + 63) // 128 * 128 + 64  # 64 mod 128 spreads the banks
+    column_bytes = spread(n_chunks * n_bytes)
     item_sums = n_slices * rows * 8 * _column_tiles(operands, columns)
     n_buffers = _n_buffers(n_slices * row_groups, block, item_sums)
     # Behind barriers of 8 bytes and counters of 4: of stages, of buffers, and the first activations' and stages'.
-    grid_at = _round_up(16 * _MAX_STAGES + 12 * _MAX_BUFFERS + 8 + 4, 16)
+    grid_at = round_up(16 * _MAX_STAGES + 12 * _MAX_BUFFERS + 8 + 4, 16)
     grid_copies = grid_copies_of(operands, block)
-    sums_at = _round_up(grid_at + 4 * operands.grid_words * grid_copies, 16)
-    columns_at = _round_up(sums_at + n_buffers * 4 * item_sums, 128)
+    sums_at = round_up(grid_at + 4 * operands.grid_words * grid_copies, 16)
+    columns_at = round_up(sums_at + n_buffers * 4 * item_sums, 128)
     tile_bytes = columns * operands.parts * column_bytes
     tile_slots = 2 if tile_bytes <= block.share(_SECOND_TILE_BYTES) else 1
-    stages_at = _round_up(columns_at + tile_slots * tile_bytes, 128)
+    stages_at = round_up(columns_at + tile_slots * tile_bytes, 128)
     shape = {
         "warps": block.warps,
         "columns": columns,
@@ -216,7 +215,7 @@ def _layout(
         "row_slot": copies.row_slot,
         "copy_rows": rows if copies.are_together else 1,
         "has_boxes": int(copies.boxes is not None),
-        "stage_bytes": _round_up(copies.n_bytes, 128),
+        "stage_bytes": round_up(copies.n_bytes, 128),
         "column_bytes": column_bytes,
         "item_sums": item_sums,
         "n_buffers": n_buffers,
@@ -251,7 +250,13 @@ def grid_copies_of(operands: Operands, block: Block) -> int:
     return min(32, 1 << (fitting.bit_length() - 1)) if fitting >= _FEW_COPIES else 1
 
 
-def _round_up(size: int, step: int) -> int:
+def spread(n_bytes: int) -> int:
+    """The next size that is 64 mod 128: lanes that read 64 bytes of each of two meet in no bank."""
+    return (n_bytes + 63) // 128 * 128 + 64
+
+
+def round_up(size: int, step: int) -> int:
+    """The next multiple of `step`."""
     return -(-size // step) * step
 
 
@@ -261,10 +266,7 @@ def _row_groups(d: Descriptor, columns: int, block: Block, sm_count: int, n_slic
     n_blocks = sm_count * block.per_multiprocessor
 
     def balance(groups: int) -> float:
-        """The work over what all blocks could do while the busiest one works."""
-        items = tiles * -(-d.n_rows_per_expert // (16 * groups))
-        padding = d.n_rows_per_expert / (16 * groups * -(-d.n_rows_per_expert // (16 * groups)))
-        return padding * items / (n_blocks * math.ceil(items / n_blocks))
+        return share_of_work(d, tiles, 16 * groups, n_blocks)
 
     fitting = [g for g in _ROW_GROUPS if _MIN_UNITS <= g * n_slices <= max(_MAX_UNITS, n_slices)]
     small = [g for g in fitting if 16 * g * d.format.row_bytes(d.n_cols) <= block.share(_STAGE_BYTES)] or fitting[-1:]

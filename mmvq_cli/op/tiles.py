@@ -30,6 +30,14 @@ def expected_tiles(d: Descriptor, width: int) -> float:
     return d.n_experts * _tiles_of_one(*_draws(d), width)
 
 
+def share_of_work(d: Descriptor, tiles: float, rows: int, n_blocks: int) -> float:
+    """Of what all blocks could do while the busiest works, what is work, where items are a tile by so many rows."""
+    row_tiles = -(-d.n_rows_per_expert // rows)
+    items = tiles * row_tiles
+    padding = d.n_rows_per_expert / (rows * row_tiles)
+    return padding * items / (n_blocks * math.ceil(items / n_blocks))
+
+
 @lru_cache(maxsize=256)
 def _tiles_of_one(n_draws: int, chance: float, width: int) -> float:
     if chance == 1 or n_draws * chance > _MOST_EACH:

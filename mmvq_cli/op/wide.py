@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from mmvq_cli.op.block import Block, shared_bytes_of
 from mmvq_cli.op.boxes import find_boxes
 from mmvq_cli.op.copies import LINE, row_slot_of
@@ -11,8 +9,8 @@ from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.operands import Operands, halves_of, operands_of
 from mmvq_cli.op.shape import SHAPE_FIELDS, StreamShape
-from mmvq_cli.op.stream import CHUNK, can_stream, chunk_bytes, grid_copies_of, sizes_of
-from mmvq_cli.op.tiles import expected_tiles, touched_experts
+from mmvq_cli.op.stream import CHUNK, can_stream, chunk_bytes, grid_copies_of, round_up, sizes_of, spread
+from mmvq_cli.op.tiles import expected_tiles, share_of_work, touched_experts
 
 # Warps that multiply where others copy lines, and where one copies boxes, by column tiles: more need more registers.
 _WARPS, _BOX_WARPS = {4: 12, 8: 8}, {4: 15, 8: 11}
@@ -71,11 +69,7 @@ def _row_groups(d: Descriptor, columns: int, most: int, sm_count: int) -> list[i
     tiles = expected_tiles(d, columns)
 
     def balance(groups: int) -> float:
-        """The work over what all blocks could do while the busiest one works."""
-        row_tiles = -(-d.n_rows_per_expert // (16 * groups))
-        items = tiles * row_tiles
-        padding = d.n_rows_per_expert / (16 * groups * row_tiles)
-        return padding * items / (sm_count * math.ceil(items / sm_count))
+        return share_of_work(d, tiles, 16 * groups, sm_count)
 
     choices = range(most, min(most, _FEWEST_GROUPS) - 1, -1)
     best = next(groups for groups in choices if balance(groups) >= _AS_GOOD * max(map(balance, choices)))
@@ -110,17 +104,17 @@ def _layout(
     n_chunks, columns = -(-d.n_cols // CHUNK), 8 * column_tiles // operands.slots
     chunks = min(chunks, n_chunks)
     segment, rows, slices = chunks * CHUNK, 16 * row_groups, block.warps // row_groups
-    packed_segment = d.format.row_bytes(min(segment, _round_up(d.n_cols, d.format.block_size)))
+    packed_segment = d.format.row_bytes(min(segment, round_up(d.n_cols, d.format.block_size)))
     has_phases = d.format.row_bytes(d.n_cols) % LINE != 0 or (chunks < n_chunks and packed_segment % LINE != 0)
-    row_slot = _spread(packed_segment) if d.format.is_float else row_slot_of(d, operands, packed_segment, has_phases)
+    row_slot = spread(packed_segment) if d.format.is_float else row_slot_of(d, operands, packed_segment, has_phases)
     row_lines = -(-(packed_segment + (LINE - 1 if has_phases else 0)) // LINE)
     boxes = find_boxes(d, rows, packed_segment, row_slot) if has_boxes and packed_segment >= _BOX_BYTES else None
     if has_boxes and boxes is None:
         return None
-    column_bytes, columns_at = _spread(chunk_bytes(operands)), _round_up(rows * row_slot, 128)
+    column_bytes, columns_at = spread(chunk_bytes(operands)), round_up(rows * row_slot, 128)
     stage_bytes = columns_at + chunks * columns * operands.parts * column_bytes
     grid_copies = grid_copies_of(operands, block)
-    sums_at = _round_up(_BARRIER_BYTES + 4 * operands.grid_words * grid_copies, 128)
+    sums_at = round_up(_BARRIER_BYTES + 4 * operands.grid_words * grid_copies, 128)
     stages_at = sums_at + (32 * rows * column_tiles if slices > 1 else 0)
     n_stages = min((block.shared_bytes - stages_at) // stage_bytes, _MAX_STAGES)
     shape = dict.fromkeys(SHAPE_FIELDS, 0) | {
@@ -148,12 +142,3 @@ def _layout(
     }
     values = tuple((name, shape[name]) for name in SHAPE_FIELDS)
     return StreamShape(values, operands, column_tiles, block, stages_at + n_stages * stage_bytes, boxes)
-
-
-def _spread(n_bytes: int) -> int:
-    """The next size that is 64 mod 128: lanes that read 64 bytes of each of two meet in no bank."""
-    return (n_bytes + 63) // 128 * 128 + 64
-
-
-def _round_up(size: int, step: int) -> int:
-    return -(-size // step) * step
