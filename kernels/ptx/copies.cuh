@@ -34,7 +34,10 @@ DEVICE void barrier_init(uint64_t* barrier, uint32_t n_arrivals, CALLER) {
 
 DEVICE void barrier_init_done() {}
 
-DEVICE uint8_t* keep_in_register(uint8_t* p) { return p; }
+template <typename T>
+DEVICE T keep_in_register(T value) {
+    return value;
+}
 
 DEVICE void touch(int32_t) {}
 
@@ -122,10 +125,15 @@ DEVICE const uint8_t* shared_word(const uint8_t* byte) {
     return static_cast<const uint8_t*>(__cvta_shared_to_generic(shared_address(byte) & ~3u));
 }
 
-// The same pointer, but one that the compiler does not compute again at every use.
+// The same, but something that the compiler does not compute again at every use.
 DEVICE uint8_t* keep_in_register(uint8_t* p) {
     asm volatile("" : "+l"(p));
     return p;
+}
+
+DEVICE uint32_t keep_in_register(uint32_t value) {
+    asm volatile("" : "+r"(value));
+    return value;
 }
 
 // Reads `value` now.

@@ -4,10 +4,10 @@
 // Where a step's activations of a column begin in a chunk.
 DEVICE constexpr int32_t step_place(int32_t step) { return IS_INTEGER ? 64 * (step / 2) + 8 * (step % 2) : 64 * step; }
 
-// The sums of the groups of a chunk's activations, behind them: lane t of an mma finds the parts of its strip's groups, which are
-// pairs of halves of words. All lanes of a warp have an octet of the chunk; `wanted` is 0 where the column is a low part.
-DEVICE void stage_group_sums(uint8_t* chunk, const float (&x)[8], float wanted) {
-    const int32_t t = lane_index() % 4, i = lane_index() / 4;
+// The sums of the groups of a chunk's activations as bfloat16 parts, by a warp whose lanes have an octet each: lane 4i + t has those of
+// pair i of lane t's strip, where the strip has so many; a word for each part, a half for each group. `wanted` is 0 where the column
+// is a low part.
+DEVICE uint4 group_sums(const float (&x)[8], float wanted) {
     float sums[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -17,12 +17,18 @@ DEVICE void stage_group_sums(uint8_t* chunk, const float (&x)[8], float wanted) 
         for (int distance = MIN_PAIRS; distance < 8; distance *= 2) sum += shuffle_xor(sum, 4 * distance);
         sums[half] = sum * wanted;
     }
-    if (i >= MIN_PAIRS) return;
     const BfloatParts first = BfloatParts::of(sums[0]), second = BfloatParts::of(sums[1]);
-    uint32_t words[4] = {};
+    uint32_t words[3];
 #pragma unroll
     for (int part = 0; part < 3; ++part) words[part] = first.part[part] >> 16 | second.part[part];
-    *reinterpret_cast<uint4*>(chunk + SUMS_AT + 16 * (4 * i + t)) = {words[0], words[1], words[2], words[3]};
+    return {words[0], words[1], words[2], 0};
+}
+
+// Behind a chunk of a column: lane t of an mma finds its strip's.
+DEVICE void stage_group_sums(uint8_t* chunk, const float (&x)[8], float wanted) {
+    const int32_t t = lane_index() % 4, i = lane_index() / 4;
+    const uint4 sums = group_sums(x, wanted);
+    if (i < MIN_PAIRS) *reinterpret_cast<uint4*>(chunk + SUMS_AT + 16 * (4 * i + t)) = sums;
 }
 
 // The same for digits, with the first of them: lane 4i + t has octet t of group i, and lane q of an mma finds groups 2q and 2q + 1.
@@ -53,6 +59,24 @@ DEVICE void stage_digits(const float (&x)[8], uint8_t* target, int32_t column_by
     if constexpr (MIN_GROUPS > 0) stage_digit_sums(target, x, column_bytes);
 }
 
+// Multiplies a chunk's activations by their power of two, by a warp whose lanes have an octet each.
+DEVICE Powers scale_chunk(float (&x)[8]) {
+    uint32_t largest = 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) largest = max(largest, finite_magnitude(x[i]));
+    largest = warp_max(largest);
+    Powers powers = IS_INTEGER ? Powers::of_digits(largest) : Powers::of(largest);
+    if constexpr (IS_INTEGER) {  // which have no other way to say that an activation is not finite
+        bool is_finite = true;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) is_finite &= x[i] - x[i] == 0.0f;
+        if (warp_ballot(!is_finite)) powers.down[0] = bits_to_float(0x7FC00000u);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = x[i] * powers.up[0] * powers.up[1];
+    return powers;
+}
+
 // A chunk of one dispatch's activations becomes f16 parts or digits, by a warp: lane 4i + t has octet i of lane t. `target` is the chunk's
 // place in the first part's column.
 DEVICE void stage_chunk(const Element (&octet)[8], uint8_t* target, int32_t column_bytes) {
@@ -69,19 +93,7 @@ DEVICE void stage_chunk(const Element (&octet)[8], uint8_t* target, int32_t colu
 #pragma unroll
     for (int i = 0; i < 8; ++i) x[i] = to_float(octet[i]);
     if constexpr (IS_SCALED) {
-        uint32_t largest = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) largest = max(largest, finite_magnitude(x[i]));
-        largest = warp_max(largest);
-        Powers powers = IS_INTEGER ? Powers::of_digits(largest) : Powers::of(largest);
-        if constexpr (IS_INTEGER) {  // which have no other way to say that an activation is not finite
-            bool is_finite = true;
-#pragma unroll
-            for (int i = 0; i < 8; ++i) is_finite &= x[i] - x[i] == 0.0f;
-            if (warp_ballot(!is_finite)) powers.down[0] = bits_to_float(0x7FC00000u);
-        }
-#pragma unroll
-        for (int i = 0; i < 8; ++i) x[i] = x[i] * powers.up[0] * powers.up[1];
+        const Powers powers = scale_chunk(x);
         if (lane_index() == 0) *reinterpret_cast<float2*>(target + POWERS_AT) = {powers.down[0], powers.down[1]};
     }
     if constexpr (IS_INTEGER) return stage_digits(x, target, column_bytes);
@@ -137,7 +149,7 @@ DEVICE int32_t stage_tiles(const Problem& p, const Shape& shape, const Share& sh
 // What a lane multiplies with: its activations of each group of 8 mma columns; those of the first column where the tile has not
 // so many. (A load that may not happen would keep its registers throughout the loop.)
 struct Columns {
-    const uint8_t* starts[IS_WIDE ? 1 : N_TILES];  // of the octets that this lane takes
+    const uint8_t* starts[N_TILES];  // of the octets that this lane takes
     const uint8_t* all;
     int32_t bytes, last;  // of a dispatch; the last dispatch
 
@@ -147,10 +159,6 @@ struct Columns {
         columns.all = all;
         columns.bytes = PARTS * shape.column_bytes;
         columns.last = count - 1;
-        if constexpr (IS_WIDE) {  // what other columns hold is multiplied, but not stored
-            columns.starts[0] = all + lane_index() / 4 * WIDE_COLUMN + 16 * (lane_index() & 3);
-            return columns;
-        }
 #pragma unroll
         for (int32_t n = 0; n < N_TILES; ++n) {
             const int32_t slot = 8 * n + lane_index() / 4;
@@ -160,12 +168,6 @@ struct Columns {
             columns.starts[n] = columns.all + column * shape.column_bytes + 16 * (lane_index() & 3);
         }
         return columns;
-    }
-
-    // Of the lane's column among mma columns 8n to 8n + 7.
-    DEVICE const uint8_t* start(const Columns& columns, int32_t n) {
-        if constexpr (IS_WIDE) return columns.starts[0] + 8 * n * WIDE_COLUMN;
-        else return columns.starts[n];
     }
 
     // What the lane's sums of mma column 8n + 2 * (lane % 4) + c must be multiplied by, one after the other; of columns that

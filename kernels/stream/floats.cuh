@@ -34,6 +34,20 @@ DEVICE float largest_of_row(float largest) {
     return max(largest, shuffle_xor(largest, 2));
 }
 
+// The largest magnitude among FLOAT_OCTETS octets of each lane of a row, from octet 4 * first + t on.
+template <bool Whole, typename F>
+DEVICE float largest_weight(const uint8_t* row, int32_t first, uint32_t t, int32_t n_weights) {
+    float largest = 0.0f;
+#pragma unroll
+    for (int i = 0; i < FLOAT_OCTETS; ++i) {
+        float w[8];
+        load_floats<Whole, F>(row, 4 * (first + i) + t, n_weights, w);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) largest = max(largest, magnitude(w[e]));
+    }
+    return largest_of_row(largest);
+}
+
 // Weights times `up` as f16 parts, in the order of activations: (0, 2), (1, 3), (4, 6), (5, 7).
 DEVICE void to_half_parts(const float (&w)[8], const float (&up)[2], uint32_t (&parts)[FLOAT_PARTS][4]) {
 #pragma unroll
@@ -61,15 +75,7 @@ DEVICE void multiply_floats(const uint8_t* upper, const uint8_t* lower, int32_t 
         RowPowers powers[2];
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
-            float largest = 0.0f;
-#pragma unroll
-            for (int i = 0; i < FLOAT_OCTETS; ++i) {
-                float w[8];
-                load_floats<Whole, F>(rows[row], 4 * (first + i) + t, n_weights, w);
-#pragma unroll
-                for (int e = 0; e < 8; ++e) largest = max(largest, magnitude(w[e]));
-            }
-            powers[row] = RowPowers::of(largest_of_row(largest));
+            powers[row] = RowPowers::of(largest_weight<Whole, F>(rows[row], first, t, n_weights));
         }
         float totals[FLOAT_PARTS][N][4] = {};
 #pragma unroll
@@ -83,7 +89,7 @@ DEVICE void multiply_floats(const uint8_t* upper, const uint8_t* lower, int32_t 
             }
 #pragma unroll
             for (int n = 0; n < N; ++n) {
-                const uint4 x = load<uint4>(Columns::start(columns, n) + offset + 64 * (first + i));
+                const uint4 x = load<uint4>(columns.starts[n] + offset + 64 * (first + i));
 #pragma unroll
                 for (int part = 0; part < FLOAT_PARTS; ++part) {
                     multiply_add(totals[part][n], {a[0][part][0], a[1][part][0], a[0][part][1], a[1][part][1]},

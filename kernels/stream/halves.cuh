@@ -12,7 +12,7 @@ DEVICE void multiply_step(AnyOctet upper, AnyOctet lower, const Columns& columns
     const uint32_t weights[2][4] = {{high[0], low[0], high[1], low[1]}, {high[2], low[2], high[3], low[3]}};
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-        const uint4 x = load<uint4>(Columns::start(columns, n) + offset);
+        const uint4 x = load<uint4>(columns.starts[n] + offset);
         const uint32_t words[2][2] = {{x.x, x.y}, {x.z, x.w}};
         const auto add = [&](const float (&part)[4], float upper_factor, float lower_factor) {
 #pragma unroll
@@ -58,7 +58,7 @@ DEVICE void multiply_strips(const uint8_t* upper, const uint8_t* lower, const Gr
         F::fold(second, i, low);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            const uint4 x = load<uint4>(Columns::start(columns, n) + offset + 64 * i);
+            const uint4 x = load<uint4>(columns.starts[n] + offset + 64 * i);
             multiply_add(sums[n], {high[0], low[0], high[1], low[1]}, {x.x, x.y});
             multiply_add(ARE_TWO ? others[n] : sums[n], {high[2], low[2], high[3], low[3]}, {x.z, x.w});
         }

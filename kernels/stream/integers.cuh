@@ -113,7 +113,7 @@ DEVICE void multiply_integers(const AnyOctet& upper, const AnyOctet& lower, cons
     constexpr int WORDS = 2 / AnyOctet::n_scales;  // of a row that share a scale
 #pragma unroll
     for (int n = 0; n < N_TILES; ++n) {
-        const uint2 x = load<uint2>(Columns::start(columns, n) + offset);
+        const uint2 x = load<uint2>(columns.starts[n] + offset);
         if constexpr (is_paired<AnyOctet>()) {
             multiply_pairs(upper, lower, x, sums[n]);
         } else if constexpr (WORDS == 2) {
@@ -139,7 +139,7 @@ DEVICE void multiply_quarters(const uint8_t* upper, const uint8_t* lower, const 
         F::quarter(second, lower, t, q, below);
 #pragma unroll
         for (int n = 0; n < N_TILES; ++n) {
-            const uint4 x = load<uint4>(Columns::start(columns, n) + offset + step_place(2 * q));
+            const uint4 x = load<uint4>(columns.starts[n] + offset + step_place(2 * q));
             const uint32_t digits[2][2] = {{x.x, x.y}, {x.z, x.w}};
 #pragma unroll
             for (int odd = 0; odd < 2; ++odd) {

@@ -10,13 +10,13 @@ DEVICE void subtract_mins(const Head& upper, const Head& lower, const Columns& c
     const float factors[2] = {-upper.dmin, -lower.dmin};
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-        const uint4 x = load<uint4>(Columns::start(columns, n) + offset + SUMS_AT);
+        const uint4 x = load<uint4>(columns.starts[n] + offset + SUMS_AT);
         float total[4];
         if constexpr (MIN_PAIRS == 1) {
             mma_bf16(total, mins, {x.x, x.y}, {0.0f, 0.0f, 0.0f, 0.0f});
             mma_bf16(total, mins, {x.z, 0}, total);
         } else {
-            const uint4 rest = load<uint4>(Columns::start(columns, n) + offset + SUMS_AT + 64);
+            const uint4 rest = load<uint4>(columns.starts[n] + offset + SUMS_AT + 64);
             mma_bf16(total, mins, {x.x, rest.x}, {0.0f, 0.0f, 0.0f, 0.0f});
             mma_bf16(total, mins, {x.y, rest.y}, total);
             mma_bf16(total, mins, {x.z, rest.z}, total);

@@ -19,9 +19,6 @@ constexpr int SUMS_AT = (IS_INTEGER ? 1
                                     : 2) *
                         CHUNK,
               POWERS_AT = SUMS_AT + 8 * MIN_GROUPS, CHUNK_BYTES = POWERS_AT + (IS_SCALED ? 16 : 0);
-constexpr bool IS_WIDE = N_TILES > 2;  // wide.cu
-// There, from one column of a chunk to the next: 64 mod 128, so that eight columns' lanes read in different banks.
-constexpr int WIDE_COLUMN = (CHUNK_BYTES + 63) / 128 * 128 + 64;
 constexpr int GRID_WORDS = MMVQ_GRID_WORDS;  // of the format's codebook, if strips or integers look it up
 static_assert(CHUNK % MMVQ_BLOCK_SIZE == 0, "chunks are whole blocks");
 static_assert(!IS_PLAIN || N_TILES == 1, "floats are multiplied eight columns at a time");
@@ -70,8 +67,8 @@ struct Shape {
     int32_t stages_at;
     int32_t grid_at;
     int32_t grid_copies;  // of each entry, a power of two up to 32
-    // Of wide.cu, whose columns_at counts from a stage's start and whose slices are the warps that take turns at chunks:
-    int32_t row_lines;  // of 16 bytes, that a row's part of a stage may lie in
+    // Of wide.cu, whose columns_at counts from a stage's start:
+    int32_t line_rows;  // of the tensor, which begin at a multiple of 16 bytes together
 };
 
 // Up to `columns` dispatches of one expert.

@@ -238,13 +238,14 @@ _SANITIZED = (
 # The fewest dispatches per expert.
 _SANITIZED_FEW = (4, 3)  # experts, tokens
 _SANITIZED_NARROW = (Edge(name="narrow", output_rows=Rows.DISPATCH), "hollow", 1, Accumulate.ORDERED)
-_VECTORS = 40  # floats of a row that streams, with some left over
+# Floats of a row that streams, with some left over; and of one that leaves tiles of crowds no room for more columns.
+_VECTORS, _LONG_VECTORS = 40, 264
 _SANITIZED_CROWDS = ((4, 6), (1, 12), (4, 6), (1, 40), (4, 9))  # experts, tokens
 # Sums that are too long or too wide for one block of the kernels around the product; one format is enough for them.
 _SANITIZED_SUMS = {"8400-dispatches-summed": (1, 4200), "600-rows-summed": (600, 3)}  # name -> rows, tokens
 _SANITIZED_SUMS_FORMAT = "Q8_0"
 # Crowds whose rows and activations stream side by side: tokens of one expert, and blocks of 256 weights in a row.
-_SANITIZED_WIDE = ((12, 3), (40, 1), (70, 2))
+_SANITIZED_WIDE = ((12, 112), (25, 3), (70, 2))
 
 
 def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator[EdgeCase]:
@@ -254,6 +255,7 @@ def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator
     where a format has one, that of narrow tiles, or, of floats, of wide ones; the last that of crowds.
     """
     turn = 0
+    columns = {Preference.REPRODUCIBLE: _VECTORS, Preference.AUTO: _LONG_VECTORS}
     for format, dtype in product(formats, dtypes):
         has_third = format.is_float or (format.digit_tiles and dtype is not Dtype.F32)
         third = (Preference.AUTO,) if has_third else ()
@@ -264,7 +266,7 @@ def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator
                 experts, tokens = _SANITIZED_CROWDS[0]
             if preference is Preference.AUTO:
                 edge, routing, top_k, accumulate = _SANITIZED_NARROW
-                experts, tokens = _SANITIZED_CROWDS[3] if format.is_float else _SANITIZED_FEW
+                experts, tokens = _SANITIZED_CROWDS[1] if format.is_float else _SANITIZED_FEW
             if experts == 1:
                 routing, top_k = "uniform", 1
             case = _case(
@@ -276,14 +278,15 @@ def _sanitizer(formats: Sequence[Format], dtypes: tuple[Dtype, ...]) -> Iterator
                 accumulate=accumulate,
                 experts=experts,
                 tokens=tokens,
-                columns=_VECTORS if format.is_float and preference is not Preference.REFERENCE else None,
+                columns=columns.get(preference) if format.is_float else None,
             )
             yield replace(case, preference=preference)
             turn += 1
         if format.name == _SANITIZED_SUMS_FORMAT:
             for name, (rows, tokens) in _SANITIZED_SUMS.items():
                 yield _case(format, dtype, Edge(name=name, is_weighted=True), rows=rows, tokens=tokens)
-        tokens, chunks = _SANITIZED_WIDE[turn % len(_SANITIZED_WIDE)]
+        # Of F32 only rows that are too long for others have tiles as wide as any.
+        tokens, chunks = _SANITIZED_WIDE[0 if format.name == "F32" else turn % len(_SANITIZED_WIDE)]
         edge = Edge(name="wide", output_rows=Rows.DISPATCH)
-        case = _case(format, dtype, edge, columns=256 * chunks, experts=1, tokens=tokens, top_k=1)
-        yield replace(case, preference=Preference.FASTEST)
+        case = _case(format, dtype, edge, columns=256 * chunks, rows=24, experts=1, tokens=tokens, top_k=1)
+        yield replace(case, preference=Preference.AUTO)

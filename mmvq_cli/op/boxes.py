@@ -7,10 +7,12 @@ to arrive (kernels/README.md), so boxes serve shorter ones. Limits: CUDA driver 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
 from mmvq_cli.op.descriptor import Descriptor
 
 _ALIGNMENT = 16  # bytes, of rows and of what a box begins with (an H200 calls others an illegal instruction)
+_SHARED_ALIGNMENT = 128  # bytes, of a box in shared memory
 UNIT = 8  # bytes of an element
 _MAX_ELEMENTS = 256  # of a box, in each dimension
 _MAX_ROWS = 2**31
@@ -20,7 +22,7 @@ LONGEST_ROW = UNIT * _MAX_ELEMENTS  # bytes, in a box
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """A tensor of `height` rows of `width` elements of `UNIT` bytes, without gaps, and the size of boxes in it.
+    """A tensor of `height` lines of `width` elements of `UNIT` bytes, without gaps, and the size of boxes in it.
 
     What of a box lies outside the tensor becomes zero.
     """
@@ -32,19 +34,29 @@ class Boxes:
 
 
 def can_box(d: Descriptor) -> bool:
-    """Whether rows start where boxes may."""
-    return d.format.row_bytes(d.n_cols) % _ALIGNMENT == 0 and d.n_experts * d.n_rows_per_expert < _MAX_ROWS
+    """Whether each row starts where boxes may."""
+    return rows_of_line(d) == 1 and d.n_experts * d.n_rows_per_expert < _MAX_ROWS
 
 
-def find_boxes(d: Descriptor, rows: int, segment_bytes: int, row_slot: int) -> Boxes | None:
-    """Boxes for segments of this size, each row `row_slot` bytes long in shared memory; None when there are none."""
-    row_bytes = d.format.row_bytes(d.n_cols)
-    is_aligned = segment_bytes % _ALIGNMENT == 0 or segment_bytes >= row_bytes
-    if not can_box(d) or not is_aligned or rows > _MAX_ELEMENTS or row_slot > LONGEST_ROW:
+def rows_of_line(d: Descriptor) -> int:
+    """Rows that start where boxes may only together."""
+    return _ALIGNMENT // gcd(_ALIGNMENT, d.format.row_bytes(d.n_cols))
+
+
+def find_boxes(d: Descriptor, rows: int, row_slot: int, line_rows: int = 1) -> Boxes | None:
+    """Boxes for so many rows, each `row_slot` bytes long in shared memory; None when there are none.
+
+    With `line_rows` to a line of the tensor a box has one of each, so that so many boxes are the rows.
+    """
+    line_bytes, n_rows = line_rows * d.format.row_bytes(d.n_cols), d.n_experts * d.n_rows_per_expert
+    begin_at_lines = line_bytes % _ALIGNMENT == 0 and d.n_rows_per_expert % line_rows == 0 and rows % line_rows == 0
+    follow_each_other = line_rows == 1 or rows // line_rows * row_slot % _SHARED_ALIGNMENT == 0
+    are_small = rows <= line_rows * _MAX_ELEMENTS and row_slot <= LONGEST_ROW and n_rows < _MAX_ROWS
+    if not (begin_at_lines and follow_each_other and are_small):
         return None
     return Boxes(
-        width=row_bytes // UNIT,
-        height=d.n_experts * d.n_rows_per_expert,
+        width=line_bytes // UNIT,
+        height=n_rows // line_rows,
         box_width=row_slot // UNIT,
-        box_height=rows,
+        box_height=rows // line_rows,
     )

@@ -28,7 +28,8 @@ def copies_of(
 ) -> Copies:
     """What is best for segments of this size, which may be `are_whole` rows or parts of them."""
     box_slot = _box_slot(d, operands, segment_bytes)
-    boxes = find_boxes(d, rows, segment_bytes, box_slot) if has_bulk_copies else None
+    begin_at_lines = are_whole or segment_bytes % LINE == 0
+    boxes = find_boxes(d, rows, box_slot) if has_bulk_copies and begin_at_lines else None
     if boxes:
         row_slot = boxes.box_width * UNIT
         return Copies(row_slot, rows * row_slot, boxes, False)

@@ -34,6 +34,11 @@ class Device:
         return self.compute_capability >= (9, 0)
 
     @property
+    def has_warpgroups(self) -> bool:
+        """Whether four warps multiply with a matrix in shared memory (wgmma): no older and no newer GPU does."""
+        return self.compute_capability == (9, 0)
+
+    @property
     def architecture(self) -> str:
         """`sm_90` style target name, or `cpu`."""
         major, minor = self.compute_capability

@@ -8,6 +8,7 @@ from mmvq_cli.op.descriptor import Descriptor, Dtype
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.plan import Launch
 from mmvq_cli.op.shape import StreamShape
+from mmvq_cli.op.wide import arranged_groups, group_bytes
 
 # Shape of the grouped kernel; the same names reach kernels/grouped.cu as defines.
 WARPS = 4
@@ -38,9 +39,9 @@ def stream_launches(d: Descriptor, device: Device, shape: StreamShape) -> tuple[
 
 def wide_launches(d: Descriptor, device: Device, shape: StreamShape) -> tuple[Launch, ...]:
     """The same of the kernel for many dispatches per expert: activations are arranged first."""
-    defines = (*format_defines(d), *shape.defines, ("MMVQ_WIDE_COLUMN", shape.column_bytes))
+    defines = (*format_defines(d), *shape.defines, ("MMVQ_GROUP_BYTES", group_bytes(shape.operands)))
     items = min(d.m_total, d.n_experts + d.m_total // shape.columns) * shape.n_row_tiles
-    warps = d.m_total * shape.n_chunks
+    warps = arranged_groups(d, shape.operands) * shape.n_chunks
     arrange = Launch(
         "arrange",
         "wide.cu",
@@ -60,8 +61,7 @@ def wide_launches(d: Descriptor, device: Device, shape: StreamShape) -> tuple[La
         shape.values,
         shape.boxes,
     )
-    launches = _surrounded(d, arrange, wide)
-    return tuple(replace(launch, overlaps=device.has_bulk_copies) for launch in launches)
+    return tuple(replace(launch, overlaps=True) for launch in _surrounded(d, arrange, wide))
 
 
 def format_defines(d: Descriptor) -> tuple[tuple[str, int], ...]:

@@ -18,10 +18,12 @@ from mmvq_cli.op.precision import DEFAULT_ERROR_CONSTANT, PrecisionGuarantee
 from mmvq_cli.op.problem import Region, workspace_regions
 from mmvq_cli.op.shape import StreamShape
 from mmvq_cli.op.stream import digit_shape, halves_shape, stream_shape
-from mmvq_cli.op.tiles import touched_experts
+from mmvq_cli.op.tiles import expected_tiles
 from mmvq_cli.op.wide import arranged_bytes, wide_shape
 
-_FEWEST_EACH = 12  # dispatches for each touched expert: at 16 rows beside activations were faster, at 8 slower
+# How often other tiles would read rows where wider ones do once: at 1.0 either may be faster, from 1.4 on the wider are. F32 as
+# f16, which takes two products for each weight, is faster there at once.
+_FEWER_READS = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,22 +154,13 @@ def _build_stream(d: Descriptor, device: Device, preference: Preference) -> Choi
 def _build_wide(d: Descriptor, device: Device, _: Preference) -> Choice:
     shape = wide_shape(d, device)
     assert shape is not None
-    atomic = _is_atomic_sum(d)
-    exactness = DEFAULT_ERROR_CONSTANT[d.dtype]
     weights = "weights as scaled f16" if d.format.is_float else "exact weights as f16"
     return Choice(
         rule="wide",
         reason=f"rows and activations of up to {shape.columns} dispatches stream side by side, {shape.rows} rows and "
-        f"{shape.segment} weights in each of {shape.n_stages} stages; {weights} on the tensor cores",
+        f"{shape.segment} weights in each of {shape.n_stages} stages; {weights} on the tensor cores of a warpgroup",
         sku=_sku("wide", d, device),
-        guarantee=PrecisionGuarantee(
-            math="f16",
-            accumulator="f32",
-            error_constant=exactness + _atomic_error_constant(d) if atomic else exactness,
-            deterministic=not atomic,
-            bit_stable_on_same_hardware=not atomic,
-            batch_invariant=False,
-        ),
+        guarantee=_streaming_guarantee(d, shape, is_batch_invariant=False),
         launches=wide_launches(d, device, shape),
         workspace=workspace_regions(d, arranged_bytes=arranged_bytes(d, shape)),
     )
@@ -190,27 +183,31 @@ def _build_stream_digits(d: Descriptor, device: Device, preference: Preference) 
 def _streaming(
     rule: str, d: Descriptor, device: Device, preference: Preference, arithmetic: str, shape: StreamShape
 ) -> Choice:
-    atomic = _is_atomic_sum(d)
-    operands = shape.operands
-    exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if operands.is_plain else d.dtype]
     tile = "each dispatch" if shape.columns == 1 else f"each tile of up to {shape.columns} dispatches"
     # A token alone, or one of a crowd, would be multiplied in another way.
-    changes = _may_be_digits(d, preference) or _may_be_halves(d, preference) or _may_be_wide(preference)
+    changes = _may_be_digits(d, preference) or _may_be_halves(d, preference) or _may_be_wide(device, preference)
     return Choice(
         rule=rule,
         reason=f"{tile} streams its rows through shared memory once, in {shape.n_stages} stages of {shape.segment} "
         f"weights; {arithmetic}",
         sku=_sku(rule, d, device),
-        guarantee=PrecisionGuarantee(
-            math="i8" if operands.digits else "f32" if operands.is_plain else "f16",
-            accumulator="i32, f32" if operands.digits else "f32",
-            error_constant=exactness + _atomic_error_constant(d) if atomic else exactness,
-            deterministic=not atomic,
-            bit_stable_on_same_hardware=not atomic,
-            batch_invariant=not atomic and not changes,
-        ),
+        guarantee=_streaming_guarantee(d, shape, is_batch_invariant=not changes),
         launches=stream_launches(d, device, shape),
         workspace=workspace_regions(d),
+    )
+
+
+def _streaming_guarantee(d: Descriptor, shape: StreamShape, is_batch_invariant: bool) -> PrecisionGuarantee:
+    atomic = _is_atomic_sum(d)
+    operands = shape.operands
+    exactness = DEFAULT_ERROR_CONSTANT[Dtype.F32 if operands.is_plain else d.dtype]
+    return PrecisionGuarantee(
+        math="i8" if operands.digits else "f32" if operands.is_plain else "f16",
+        accumulator="i32, f32" if operands.digits else "f32",
+        error_constant=exactness + _atomic_error_constant(d) if atomic else exactness,
+        deterministic=not atomic,
+        bit_stable_on_same_hardware=not atomic,
+        batch_invariant=not atomic and is_batch_invariant,
     )
 
 
@@ -232,15 +229,19 @@ def _streams_halves(d: Descriptor, device: Device, preference: Preference) -> bo
     return _may_be_halves(d, preference) and _may_stream(device, preference) and halves_shape(d, device) is not None
 
 
-def _may_be_wide(preference: Preference) -> bool:
-    # Not by itself (auto): no GPU has run it since it skips columns that a tile has not (kernels/README.md).
-    return preference is Preference.FASTEST
+def _may_be_wide(device: Device, preference: Preference) -> bool:
+    return device.has_warpgroups and preference in (Preference.AUTO, Preference.FASTEST)
 
 
 def _is_wide(d: Descriptor, device: Device, preference: Preference) -> bool:
-    are_many = d.m_total >= _FEWEST_EACH * touched_experts(d)
-    is_wanted = _may_be_wide(preference) and _may_stream(device, preference) and are_many
-    return is_wanted and wide_shape(d, device) is not None
+    """Where rows would be read more often by what would be planned for many dispatches, were there no `wide`."""
+    wide = wide_shape(d, device) if _may_be_wide(device, preference) else None
+    if wide is None:
+        return False
+    halves = halves_shape(d, device) if d.format.is_float else None
+    other = halves or stream_shape(d, device) or digit_shape(d, device)
+    fewer = _FEWER_READS if halves is None or d.format.type_size < 4 else 1.0
+    return other is None or expected_tiles(d, other.columns) >= fewer * expected_tiles(d, wide.columns)
 
 
 def _may_be_digits(d: Descriptor, preference: Preference) -> bool:
@@ -266,7 +267,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "wide",
         "cuda",
-        "many dispatches per expert: rows and activations stream side by side to the tensor cores; fastest only",
+        "many dispatches per expert: rows and activations stream side by side to a warpgroup's tensor cores; sm_90",
         _is_wide,
         _build_wide,
     ),
@@ -287,7 +288,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "stream",
         "cuda",
-        "rows stream once through shared memory to the tensor cores; exact weights, batch-invariant; auto from sm_90",
+        "rows stream once through shared memory to the tensor cores; exact weights; auto from sm_90",
         _streams,
         _build_stream,
     ),

@@ -49,7 +49,7 @@ SHAPE_FIELDS = (
     "stages_at",
     "grid_at",
     "grid_copies",
-    "row_lines",
+    "line_rows",
 )
 
 

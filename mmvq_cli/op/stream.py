@@ -225,7 +225,7 @@ def _layout(
         "stages_at": stages_at,
         "grid_at": grid_at,
         "grid_copies": grid_copies,
-        "row_lines": 0,
+        "line_rows": 0,
     }
     return shape, stages_at, copies.boxes
 

@@ -24,6 +24,9 @@ from mmvq_cli.op.shape import shape_checks
 # No -lineinfo: it writes the working directory into the cubin, whose hash is in every record.
 OPTIONS = ("--std=c++17", "-fmad=false", "-ftz=false", "--ptxas-options=-v")
 
+# Sources with instructions that one architecture has and newer ones have not (wgmma): their target ends in "a".
+_SPECIFIC = frozenset({"wide.cu"})
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -77,7 +80,7 @@ def final_source(entry_file: str, defines: Mapping[str, int | str]) -> Source:
     source = render(entry_file, {**defines, **family})
     if "kernels/problem.cuh" not in source.text:
         return source
-    checks = layout_checks() + (shape_checks() if entry_file == "stream.cu" else "")
+    checks = layout_checks() + (shape_checks() if entry_file in ("stream.cu", "wide.cu") else "")
     text = f"{source.text}{_LAYOUT_LINE}{checks}"
     return Source(text, hashlib.sha256(text.encode()).hexdigest())
 
@@ -99,7 +102,8 @@ def compile_source(source: Source, name: str, architecture: str) -> Cubin:
     nvrtc = _nvrtc()
     program = nvrtc.createProgram(source.text, name, (), ())
     try:
-        options = (f"--gpu-architecture={architecture}", *OPTIONS)
+        target = f"{architecture}a" if name in _SPECIFIC else architecture
+        options = (f"--gpu-architecture={target}", *OPTIONS)
         nvrtc.compileProgram(program, options)
         if not parse_resources(_log(nvrtc, program)):
             # What NVRTC takes from its own cache comes without ptxas's figures.

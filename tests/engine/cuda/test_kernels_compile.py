@@ -31,6 +31,7 @@ def check(variants, architecture=ARCHITECTURE):
     compiled = [compile_variant(variant, architecture) for variant in variants]
     assert all(row.kernels and row.cubin_bytes for row in compiled)
     assert [(row.name, row.spill_bytes) for row in compiled if row.spills_too_much] == []
+    assert [row.name for row in compiled if row.waits_for_products] == []
 
 
 @pytest.mark.parametrize("name", FORMATS)
