@@ -21,8 +21,8 @@ from mmvq_cli.op.stream import digit_shape, halves_shape, stream_shape
 from mmvq_cli.op.tiles import expected_tiles
 from mmvq_cli.op.wide import arranged_bytes, wide_shape
 
-# How often other tiles would read rows where wider ones do once: at 1.0 either may be faster, from 1.4 on the wider are. F32 as
-# f16, which takes two products for each weight, is faster there at once.
+# How often other tiles would read rows where wider ones do once: at 1.0 either may be faster, from 1.4 on the wider
+# are. F32 as f16, which takes two products for each weight, is faster there at once.
 _FEWER_READS = 1.25
 
 

@@ -25,7 +25,7 @@ from tests.host_target.driver import entries_of, find_compiler, run_on_host, run
 
 pytestmark = pytest.mark.skipif(bool(find_compiler().missing), reason=find_compiler().missing)
 
-DEVICES = [_device("sm_80"), _device("sm_90")]
+DEVICES = [_device("sm_80"), _device("sm_90"), replace(_device("sm_90"), compute_capability=(10, 0))]  # no warpgroups
 PREEMPT_PER_MILLE = 30
 
 
