@@ -3,11 +3,11 @@
 //
 //   y[i, r] = topk_weights[i] * sum_k W[expert(i), r, k] * x[row(i), k]         for every dispatch i and row r
 //
-// Two launches. `arrange`: activations become f16 parts as the tensor cores read them
-// (wide/columns.cuh), those of a tile side by side, so that one copy brings them. `wide`: persistent; blocks take turns at the items
-// (tile of some dispatches of one expert) x (some rows). A stage holds some chunks of 256 weights of an item's rows, a box, and
-// the tile's activations for them. One lane copies. The others multiply: each warpgroup has 64 rows with
-// all their weights, so that sums stay in registers from a row's begin to its end. Weights go from a warp's registers to the tensor cores, activations from shared memory, once for 64 rows.
+// Two launches. `arrange`: activations become f16 parts as the tensor cores read them (wide/columns.cuh), those of a tile side by
+// side, so that one copy brings them. `wide`: persistent; blocks take turns at the items (tile of some dispatches of one expert) x
+// (some rows). A stage holds some chunks of 256 weights of an item's rows, as boxes, and the tile's activations for them. One lane
+// copies. The others multiply: each warpgroup has 64 rows with all their weights, so that sums stay in registers from a row's begin
+// to its end. Weights go from a warp's registers to the tensor cores, activations from shared memory, once for 64 rows.
 //
 // Where stream.cu keeps the activations of whole rows in shared memory, which leaves room for few columns, stages are bound to
 // no length of rows here, and a row's weights are unpacked once for up to 64 mma columns. In return activations are read again
@@ -37,10 +37,12 @@ KERNEL arrange(const GRID_CONSTANT Problem p, const GRID_CONSTANT Shape shape, c
         const int32_t dispatch = first + lane_index() / (4 * PARTS), first_weight = chunk * CHUNK;
         Element octets[8][8] = {};  // zeros where there is no such dispatch: of anything else a product may make NaN
         if (dispatch < end) {
-            const Element* const row = static_cast<const Element*>(p.activations) + activation_row(p, dispatch) * p.n_cols;
+            const Element* const row =
+                static_cast<const Element*>(p.activations) + activation_row(p, dispatch) * p.n_cols;
 #pragma unroll
             for (int o = 0; o < 8; ++o) {
-                load_mma_octet(row + first_weight, lane_index() % 4, o, p.n_cols - first_weight, whole_vectors, octets[o]);
+                load_mma_octet(row + first_weight, lane_index() % 4, o, p.n_cols - first_weight, whole_vectors,
+                               octets[o]);
             }
         }
         arrange_chunk(octets, arranged_at(p, chunk, group));
@@ -68,7 +70,9 @@ struct Ring {
 
 // Dynamic shared memory: as share.cuh says; in place of its barriers of items, the items of stages.
 constexpr int ITEMS_AT = 2 * MAX_STAGES * sizeof(uint64_t);
-DEVICE WideItem* stage_items(const Shared& s) { return reinterpret_cast<WideItem*>(s.full + ITEMS_AT / sizeof(uint64_t)); }
+DEVICE WideItem* stage_items(const Shared& s) {
+    return reinterpret_cast<WideItem*>(s.full + ITEMS_AT / sizeof(uint64_t));
+}
 
 // ---- The copying warp.
 
@@ -111,8 +115,8 @@ DEVICE void copy_columns(const Problem& p, const Shape& shape, int32_t group, in
 }
 
 // A stage's weights of an item's rows.
-DEVICE void copy_rows(const Problem& p, const Shape& shape, const TensorMap& map, int32_t first_row, int32_t first_weight,
-                      uint8_t* stage, uint64_t* full) {
+DEVICE void copy_rows(const Problem& p, const Shape& shape, const TensorMap& map, int32_t first_row,
+                      int32_t first_weight, uint8_t* stage, uint64_t* full) {
     const int32_t box_rows = shape.rows / shape.line_rows, packed_bytes = static_cast<int32_t>(row_bytes(p.n_cols));
     const int32_t first_line = static_cast<int32_t>(row_bytes(first_weight)) / 16;
     barrier_expect(full, shape.rows * shape.row_slot);
@@ -141,7 +145,8 @@ DEVICE void copy_items(const Problem& p, const Shape& shape, const TensorMap& ma
             if (lane_index() == 0) {
                 stage_items(s)[ring.slot] = item;
                 copy_columns(p, shape, group, WideItem::n_groups(item), weight, stage + shape.columns_at, full);
-                copy_rows(p, shape, map, tile.expert * p.n_rows_per_expert + row_tile * shape.rows, weight, stage, full);
+                copy_rows(p, shape, map, tile.expert * p.n_rows_per_expert + row_tile * shape.rows, weight, stage,
+                          full);
                 barrier_arrive(full);
             }
             Ring::advance(shape, ring);
@@ -208,8 +213,7 @@ DEVICE void store_sums(const Problem& p, const Shape& shape, const WideItem& ite
 
 // An item whose tile has up to N groups of columns.
 template <int N>
-DEVICE void multiply_item(const Problem& p, const Shape& shape, const Shared& s, const WideItem& item,
-                          Ring& ring) {
+DEVICE void multiply_item(const Problem& p, const Shape& shape, const Shared& s, const WideItem& item, Ring& ring) {
     const Grid grid = grid_of(shape, s);
     const int32_t upper_number = 16 * warp_index() + lane_index() / 4;
     const WideRow rows[2] = {WideRow::of(p, shape, upper_number), WideRow::of(p, shape, upper_number + 8)};

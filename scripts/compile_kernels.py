@@ -37,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     spilling = [row for row in compiled if row.spills_too_much]
     for row in spilling:
         print(f"error: {row.name} spills {row.spill_bytes} bytes on {row.architecture}", file=sys.stderr)
+    waiting = [row for row in compiled if row.waits_for_products]
+    for row in waiting:
+        print(f"error: {row.name} waits for its products one by one on {row.architecture}", file=sys.stderr)
     print(f"{len(compiled)} compiled, {len(failures)} failed, {len(spilling)} spill", file=sys.stderr)
-    return int(worst([*(error.exit_code for error in failures), *(ExitCode.WRONG for _ in spilling)]))
+    return int(worst([*(error.exit_code for error in failures), *(ExitCode.WRONG for _ in (*spilling, *waiting))]))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -65,8 +65,8 @@ _STREAMED = [
 _LINES = [f"{_PLANS}test_rows_that_are_copied_by_lines[{name}]" for name in ("Q6_K", "Q4_K", "IQ1_S", "F32")]
 _SIDE_BY_SIDE = f"{_PLANS}test_rows_and_activations_side_by_side"
 _CROWDS = [
-    *(f"{_SIDE_BY_SIDE}[{case}]" for case in ("boxes-in-two", "lines-at-phases", "ends")),
-    *(f"{_PLANS}test_crowds[{name}]" for name in ("Q4_0", "Q5_K", "IQ2_XXS", "F16")),
+    *(f"{_PLANS}test_crowds[{name}]" for name in ("Q4_1", "Q5_K", "Q4_K", "Q2_K", "Q8_0", "F32", "F16", "Q6_K")),
+    *(f"{_SIDE_BY_SIDE}[{case}]" for case in ("two-rows-together", "ends", "gaps")),
     f"{_PLANS}test_stages_of_crowds_are_used_again",
 ]
 _PLAIN = _products("F16-f16", "F32-f32", "BF16-f32", "F16-bf16")
@@ -110,10 +110,13 @@ TESTS = {
     "ptx/language.cuh": _CODES,
     "ptx/memory.cuh": [*_HELPERS, *_CODES, *_GROUPED[:3]],
     "ptx/tensor_cores.cuh": [*_TARGET, *_STREAMED],
+    "ptx/warpgroup.cuh": _CROWDS,
     "ptx/threads.cuh": [*_HELPERS, *_GROUPED[:3], *_ATOMIC, *_TARGET, *_SUMS, *_ORACLE, *_STREAMED[:4]],
     "scan.cu": ["tests/host_target/test_scan.py"],
     "wide.cu": _CROWDS,
-    "stream/box.cuh": [*_products("Q4_K-f16"), *_RING, *_CROWDS[:1]],
+    "wide/chunk.cuh": _CROWDS,
+    "wide/columns.cuh": _CROWDS,
+    "stream/box.cuh": [*_products("Q4_K-f16"), *_RING],
     "stream.cu": [*_STREAMED[:2], *_RING, *_STREAMED[2:], *_PLAIN[:2], *_CODEBOOK, *_BEYOND],
     "stream/activations.cuh": [*_STREAMED, *_RING, *_PLAIN[:2], *_DIGITS[-4:]],
     "stream/chunk.cuh": [*_STREAMED, *_RING, *_PLAIN[:1]],

@@ -54,9 +54,8 @@ DEVICE void host_multiply(const HostProduct& product) {
                 const uint32_t left = product.a[4 * (row % 8) + k % 8 / 2][row / 8 + 2 * (k / 8)] >> 16 * (k % 2);
                 const uint16_t x = reinterpret_cast<const uint16_t*>(core + k / 8 * kCoreBytes)[k % 8];
                 const auto w = static_cast<uint16_t>(left);
-                sum += product.is_bfloat
-                           ? static_cast<double>(bfloat_to_float_or_zero(w)) * bfloat_to_float_or_zero(x)
-                           : static_cast<double>(half_to_float(w)) * half_to_float(x);
+                sum += product.is_bfloat ? static_cast<double>(bfloat_to_float_or_zero(w)) * bfloat_to_float_or_zero(x)
+                                         : static_cast<double>(half_to_float(w)) * half_to_float(x);
             }
             product.sums[n][i] = static_cast<float>(sum);
         }

@@ -55,7 +55,8 @@ struct Step {
         }
         if constexpr (HAS_OFFSET) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) ones[i] = keep_in_register(kMmaOne);  // constants would be written behind the fence
+            for (int i = 0; i < 4; ++i)
+                ones[i] = keep_in_register(kMmaOne);  // constants would be written behind the fence
         }
         gmma_fence();
 #pragma unroll

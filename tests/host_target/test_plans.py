@@ -140,9 +140,16 @@ CROWDS = {
         top_k=1,
         columns=1,
         float_columns=40,
-        modes=ADDED_TO_DISPATCHES if n_tokens == 5 else TO_DISPATCHES,
+        modes=modes,
+        activations=activations,
     )
-    for n_tokens, n_rows in ((3, 16), (5, 16), (12, 16), (25, 80), (50, 16))
+    for n_tokens, n_rows, modes, activations in (
+        (3, 16, TO_DISPATCHES, "ordinary"),
+        (5, 16, ADDED_TO_DISPATCHES, "large"),
+        (12, 16, TO_DISPATCHES, "nonfinite"),
+        (25, 80, TO_DISPATCHES, "ordinary"),
+        (50, 16, TO_DISPATCHES, "large"),
+    )
 }
 # Once for each dtype: what depends on no format, and takes longer.
 SUMS = {
@@ -286,7 +293,7 @@ def test_crowds(name, monkeypatch):
         (
             "Q4_K",
             Dtype.F16,
-            Case("gaps", n_experts=3, n_rows=150, n_cols=1280, n_tokens=60, top_k=2, max_blocks=2),
+            Case("gaps", n_experts=3, n_rows=70, n_cols=1280, n_tokens=60, top_k=2, max_blocks=2),
             {"line_rows": 1, "columns": 64, "segment": 256},
         ),
         # Two rows begin at 16 bytes together, each segment at a phase of its own; an expert's last tile is small.

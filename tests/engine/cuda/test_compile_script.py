@@ -12,8 +12,8 @@ from mmvq_cli.errors import BuildError
 from scripts import compile_kernels
 
 
-def compiled(name="grouped.cu Q4_K f32", spill_bytes=0):
-    return Compiled(name, "sm_90", 4096, "a" * 64, (Resources("grouped", 96, 0, 0, spill_bytes),))
+def compiled(name="grouped.cu Q4_K f32", spill_bytes=0, waits=False):
+    return Compiled(name, "sm_90", 4096, "a" * 64, (Resources("grouped", 96, 0, 0, spill_bytes),), waits)
 
 
 @pytest.fixture
@@ -43,6 +43,12 @@ def test_a_spill_is_an_error_unless_it_is_a_listed_exception(run, monkeypatch):
     monkeypatch.setitem(variants.ALLOWED_SPILL_BYTES, ("grouped.cu Q4_K f32", "sm_90"), 16)
     assert run(compiled(spill_bytes=16))[0] == 0
     assert run(compiled(spill_bytes=20))[0] == 3
+
+
+def test_products_that_are_waited_for_one_by_one_are_an_error(run):
+    code, _, err = run(compiled(waits=True))
+    assert code == 3
+    assert "grouped.cu Q4_K f32 waits for its products one by one on sm_90" in err
 
 
 def test_equal_failures_are_said_once_and_the_rest_is_still_shown(run):
