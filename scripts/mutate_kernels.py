@@ -66,8 +66,11 @@ _LINES = [f"{_PLANS}test_rows_that_are_copied_by_lines[{name}]" for name in ("Q6
 _SIDE_BY_SIDE = f"{_PLANS}test_rows_and_activations_side_by_side"
 _CROWDS = [
     *(f"{_PLANS}test_crowds[{name}]" for name in ("Q4_1", "Q5_K", "Q4_K", "Q2_K", "Q8_0", "F32", "F16", "Q6_K")),
-    *(f"{_SIDE_BY_SIDE}[{case}]" for case in ("two-rows-together", "ends", "gaps")),
-    f"{_PLANS}test_stages_of_crowds_are_used_again",
+    *(f"{_SIDE_BY_SIDE}[{case}]" for case in ("low-parts", "two-rows-together", "ends", "gaps")),
+    *(
+        f"{_PLANS}test_{name}"
+        for name in ("columns_of_a_crowd_have_powers_of_their_own", "stages_of_crowds_are_used_again")
+    ),
 ]
 _PLAIN = _products("F16-f16", "F32-f32", "BF16-f32", "F16-bf16")
 _DIGITS = _products(

@@ -317,8 +317,15 @@ def test_crowds(name, monkeypatch):
             {"grid_copies": 8},
         ),
         ("F16", Dtype.BF16, Case("uniform", n_experts=1, n_rows=70, n_cols=600, n_tokens=70, top_k=1), {"columns": 64}),
+        # Offsets beside low parts of activations; columns of unlike powers of two.
+        (
+            "Q2_K",
+            Dtype.F32,
+            Case("uniform", n_experts=1, n_rows=24, n_cols=256, n_tokens=20, top_k=1, activations="large"),
+            {"line_rows": 4, "columns": 32},
+        ),
     ],
-    ids=["gaps", "two-rows-together", "ends", "codebook", "floats"],
+    ids=["gaps", "two-rows-together", "ends", "codebook", "floats", "low-parts"],
 )
 def test_rows_and_activations_side_by_side(name, dtype, case, wanted):
     """Shapes of crowds that the cases have not."""
@@ -328,6 +335,18 @@ def test_rows_and_activations_side_by_side(name, dtype, case, wanted):
     assert [launch.entry for launch in plan.launches] == ["arrange", "wide"]
     assert dict(plan.launches[1].values).items() >= wanted.items()
     check(plan, case, case.args(d), seeds=range(2))
+
+
+def test_columns_of_a_crowd_have_powers_of_their_own():
+    """One activation of 256 that all others are small beside, and dispatches that are small beside others."""
+    case = Case("uniform", n_experts=1, n_rows=16, n_cols=256, n_tokens=20, top_k=1, modes=TO_DISPATCHES)
+    d = case.descriptor(FORMATS["Q5_K"], Dtype.BF16)
+    args = case.args(d)
+    activations = widen(args.activations, d.dtype)
+    activations[::2, 7] = 2.0**20
+    activations[1::3] *= 2.0**-20
+    args = replace(args, activations=narrow(activations, d.dtype))
+    check(Plan.select(d, DEVICES[1], Preference.AUTO), case, args, seeds=range(1))
 
 
 def test_stages_of_crowds_are_used_again():
