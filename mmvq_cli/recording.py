@@ -67,8 +67,8 @@ class CaseRecorder:
 
     def planned(self, plan: Plan, launches: Sequence[Any]) -> None:
         """Note the plan, and the resources of its main launch where an engine knows them."""
-        # The product, the one launch that knows the format: clearing and summing may have larger grids.
-        main = next((launch for launch in plan.launches if "MMVQ_FORMAT" in dict(launch.defines)), None)
+        # The product, the last launch that knows the format: arranging, clearing and summing may have larger grids.
+        main = next((launch for launch in reversed(plan.launches) if "MMVQ_FORMAT" in dict(launch.defines)), None)
         facts = next((f for f in launches if main and f.entry == main.entry), None)
         self._n_launches = max(1, len(plan.launches))
         self._kernel = Kernel.model_validate(

@@ -36,7 +36,7 @@ def test_the_main_launch_is_described():
     before = subject.row_id
     subject.planned(plan, (SimpleNamespace(entry="combine"), FACTS))
     record = subject.failed(Status.LAUNCH_ERROR, "it broke")
-    product = next(launch for launch in plan.launches if launch.entry == "stream")
+    product = next(launch for launch in plan.launches if launch.entry in ("stream", "wide"))
     assert record.kernel.grid == product.grid
     assert (record.kernel.regs, record.kernel.smem_bytes, record.kernel.local_bytes) == (40, 1024, 0)
     assert record.kernel.occupancy_pct == 100 * 8 * 288 / 2048
@@ -122,7 +122,7 @@ def test_a_row_that_is_slowed_on_purpose_is_no_run_of_its_machine_code():
 def test_the_product_is_described_even_when_the_sum_has_a_larger_grid():
     many = model_suite(Path(__file__).parent / "data/models/qwen3moe-Q4_K_M.gguf", Axes(tokens=(1024,))).cases[2]
     plan = Plan.select(many.descriptor, H200)
-    product = next(launch for launch in plan.launches if launch.entry == "stream")
+    product = next(launch for launch in plan.launches if launch.entry in ("stream", "wide"))
     assert max(plan.launches, key=lambda launch: launch.grid[0]) is not product
     subject = CaseRecorder(many, "run", "suite", H200, 4, True)
     subject.planned(plan, (FACTS,))
