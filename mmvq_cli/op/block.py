@@ -30,7 +30,7 @@ class Block:
 
     `shared_bytes` is what its dynamic shared memory may have, `grid_bytes` what copies of a codebook may have of it,
     `max_threads` what the kernel is compiled for: all blocks of a multiprocessor together, so that one kernel serves
-    any number of them. Without `has_bulk_copies` its lanes copy 16 bytes each.
+    any number of them. One more warp copies: without `has_bulk_copies` its lanes 16 bytes each.
     """
 
     per_multiprocessor: int
@@ -40,12 +40,11 @@ class Block:
     max_threads: int
     grid_bytes: int
     has_bulk_copies: bool
-    copying_warps: int = 1
 
     @property
     def threads(self) -> int:
         """Threads of the block."""
-        return 32 * (self.warps + self.copying_warps + self.summing_warps)
+        return _threads(self.warps, self.summing_warps)
 
     def share(self, n_bytes: int) -> int:
         """The block's share of what suits a multiprocessor."""
