@@ -22,10 +22,10 @@
 #include "stream/copy.cuh"
 #include "stream/plain.cuh"
 
-// Brings what is read besides weights into the L2 cache, a line by each thread of the grid: before the weights queue up in front
-// of it. What more lines than threads hold is left to the loads.
-DEVICE void prefetch_inputs(const Problem& p) {
-    const int64_t at = 128 * thread_in_grid();
+// Brings what is read besides weights into the L2 cache, a line by each thread of the multiplying warps of the grid: before the
+// weights queue up in front of it. What more lines than threads hold is left to the loads.
+DEVICE void prefetch_inputs(const Problem& p, const Shape& shape) {
+    const int64_t at = 128 * (static_cast<int64_t>(block_index()) * (32 * shape.warps) + thread_index());
     const int64_t n_rows = p.activation_rows_are_dispatches ? p.m_total : p.m_tokens;
     if (at < n_rows * p.n_cols * static_cast<int64_t>(sizeof(Element))) {
         prefetch(static_cast<const uint8_t*>(p.activations) + at);
@@ -38,6 +38,13 @@ DEVICE void prefetch_inputs(const Problem& p) {
 
 // ---- The multiplying warps.
 
+// Where the sums of the unit at `place` go, when those that were there are summed up.
+DEVICE float* free_sums(const Shape& shape, const Shared& s, const Place& place) {
+    const int32_t buffer = place.item & (shape.n_buffers - 1);
+    await(s.n_summed + buffer, place.item >> shape.buffer_shift);
+    return s.sums + buffer * shape.item_sums + place.unit * (16 * SUM_STRIDE);
+}
+
 // A warp's units of one tile, from `item`, its first of the share, on. Units go around the warps. A barrier tells odd phases from
 // even ones only, so a warp that has no unit in a while asks first how far the others are.
 DEVICE void multiply_tile(const Problem& p, const Shape& shape, const Shared& s, const Item& item, int32_t n_items,
@@ -47,19 +54,19 @@ DEVICE void multiply_tile(const Problem& p, const Shape& shape, const Shared& s,
     const int32_t end = min(n_items, item.number + shape.n_row_tiles - item.row_tile);
     while (place.item < end) {
         const Unit unit = Unit::of(shape, place);
-        const int32_t buffer = place.item & (shape.n_buffers - 1);
         if (unit.stage >= place.n_issued) place.n_issued = await(s.n_issued, unit.stage + 1);
-        await(s.n_summed + buffer, place.item >> shape.buffer_shift);
         barrier_wait(s.full + unit.slot, unit.parity);
         const int32_t row_tile = item.row_tile + (place.item - item.number);
-        float* const target = s.sums + buffer * shape.item_sums + place.unit * (16 * SUM_STRIDE);
-        if constexpr (IS_PLAIN) multiply_plain_unit(p, shape, s, columns, unit, row_tile, target);
-        else multiply_unit(p, shape, s, columns, unit, item.tile.expert, row_tile, target);
-        warp_barrier();
-        if (lane_index() == 0) {
-            barrier_arrive(s.empty + unit.slot);
-            barrier_arrive(s.multiplied + buffer);
+        if constexpr (IS_PLAIN) {
+            multiply_plain_unit(p, shape, s, columns, unit, row_tile, free_sums(shape, s, place));
+            arrive_as_warp(s.empty + unit.slot);
+        } else {
+            float sums[N_TILES][4] = {};
+            multiply_unit(p, shape, s, columns, unit, item.tile.expert, row_tile, sums);
+            arrive_as_warp(s.empty + unit.slot);
+            store_sums(sums, free_sums(shape, s, place));
         }
+        arrive_as_warp(s.multiplied + (place.item & (shape.n_buffers - 1)));
         Place::advance(shape, place);
     }
 }
@@ -114,7 +121,8 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
         }
         barrier_wait(s.multiplied + buffer, round & 1);
         for (int32_t group = 0; group < shape.row_groups; ++group) {
-            const int32_t in_item = 16 * group + lane / 2, row = item.row_tile * shape.rows + in_item;
+            const int32_t in_item = 16 * group + lane / 2;
+            const int32_t row = item.row_tile * shape.rows + row_of_number(shape, in_item);
             const float* const sums = s.sums + buffer * shape.item_sums + in_item * SUM_STRIDE + 4 * half;
 #pragma unroll
             for (int n = 0; n < N_TILES; ++n) {
@@ -146,34 +154,42 @@ DEVICE void store_items(const Problem& p, const Shape& shape, const Shared& s, c
     }
 }
 
-KERNEL_BOUNDED(MMVQ_THREADS, 1)
-stream(const GRID_CONSTANT Problem p, const GRID_CONSTANT Shape shape, const GRID_CONSTANT TensorMap map) {
-    const Shared s = Shared::at(dynamic_shared(), shape);
-    if (thread_index() == 0) {
-        for (int32_t i = 0; i < shape.n_stages; ++i) {
-            barrier_init(s.full + i, shape.has_boxes ? 1 : 32);
-            barrier_init(s.empty + i, shape.units);
-        }
-        for (int32_t i = 0; i < shape.n_buffers; ++i) {
-            barrier_init(s.multiplied + i, shape.item_units);
-            publish(s.n_summed + i, 0);
-        }
-        publish(s.n_issued, 0);
+// Barriers and counters, by a lane of each warp: set up one after the other, they would take longer than the rest of the start.
+DEVICE void set_up(const Shape& shape, const Shared& s, const TensorMap& map) {
+    static_assert(MAX_STAGES == MAX_BUFFERS, "one loop for both");
+    for (int32_t i = warp_index(); i < MAX_STAGES; i += block_size() / 32) {
+        barrier_init(s.full + i, shape.has_boxes ? 1 : 32);
+        barrier_init(s.empty + i, shape.units);
+        barrier_init(s.multiplied + i, shape.item_units);
+        counter_init(s.n_summed + i, 0);
+    }
+    if (warp_index() == shape.warps) {
         barrier_init(s.staged, shape.warps);
-        barrier_init_done();
+        barrier_init(s.found, 1);
+        counter_init(s.n_issued, 0);
         if constexpr (HAS_BULK_COPIES) {
             if (shape.has_boxes) prefetch_map(map);
         }
     }
+    barrier_init_done();
+}
+
+KERNEL_BOUNDED(MMVQ_THREADS, 1)
+stream(const GRID_CONSTANT Problem p, const GRID_CONSTANT Shape shape, const GRID_CONSTANT TensorMap map) {
+    const Shared s = Shared::at(dynamic_shared(), shape);
+    if (lane_index() == 0) set_up(shape, s, map);
     copy_grid(shape, s);
     block_barrier();  // shows the initialized barriers and the codebook to all threads
     // Arguments are read through a cache too: their first lines come while the launch before this one ends.
     touch(p.n_experts);
     touch(static_cast<int32_t>(address_of(p.expert_offsets)));
     start_overlapped();
-    prefetch_inputs(p);
-    const Share share = share_of_block(p, shape);
-    if (warp_index() < shape.warps) multiply_items(p, shape, s, share);
-    else if (warp_index() == shape.warps) copy_items(p, shape, map, s, share);
-    else store_items(p, shape, s, share);
+    if (warp_index() == shape.warps) {
+        copy_items(p, shape, map, s, find_share(p, shape, s));
+    } else if (warp_index() < shape.warps) {
+        prefetch_inputs(p, shape);
+        multiply_items(p, shape, s, found_share(s));
+    } else {
+        store_items(p, shape, s, found_share(s));
+    }
 }

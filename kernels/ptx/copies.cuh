@@ -53,6 +53,7 @@ DEVICE void barrier_expect(uint64_t* barrier, uint32_t n_bytes, CALLER) {
 
 DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity, CALLER) { host_barrier_wait(barrier, parity, file, line); }
 
+DEVICE void counter_init(int32_t* counter, int32_t value) { host_publish(counter, value); }
 DEVICE void publish(int32_t* counter, int32_t value) { host_publish(counter, value); }
 DEVICE int32_t await(const int32_t* counter, int32_t at_least, CALLER) {
     return host_await(counter, at_least, file, line);
@@ -139,7 +140,7 @@ DEVICE uint32_t keep_in_register(uint32_t value) {
 // Reads `value` now.
 DEVICE void touch(int32_t value) { asm volatile("" ::"r"(value)); }
 
-// One thread sets barriers in shared memory up, each for `n_arrivals` arrivals a phase; then follow barrier_init_done and
+// One thread sets a barrier in shared memory up, for `n_arrivals` arrivals a phase; then follow its barrier_init_done and
 // a block_barrier.
 DEVICE void barrier_init(uint64_t* barrier, uint32_t n_arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(n_arrivals) : "memory");
@@ -168,15 +169,18 @@ DEVICE void barrier_expect(uint64_t* barrier, uint32_t n_bytes) {
                  : "memory");
 }
 
+// Nanoseconds that a thread may be suspended for when it waits: if it asks again and again, it takes the slots of those that work.
+constexpr uint32_t kLongestSuspension = 1000000;
+
 // Waits until the phase of this parity has ended; the first phase has parity 0.
 DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("{\n"
                  ".reg .pred ended;\n"
-                 "again_%=: mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\n"
+                 "again_%=: mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1, %2;\n"
                  "@!ended bra again_%=;\n"
                  "}" ::"r"(shared_address(barrier)),
-                 "r"(parity)
+                 "r"(parity), "r"(kLongestSuspension)
                  : "memory");
 #else
     // Nothing suspends a thread that waits, which would take the slots of those that work.
@@ -196,7 +200,10 @@ DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
 #endif
 }
 
-// A counter in shared memory that grows: whoever sees a value sees what was done before it was published.
+// The first value of a counter in shared memory; a block_barrier follows.
+DEVICE void counter_init(int32_t* counter, int32_t value) { *counter = value; }
+
+// A counter that grows: whoever sees a value sees what was done before it was published.
 DEVICE void publish(int32_t* counter, int32_t value) {
     asm volatile("st.release.cta.shared::cta.b32 [%0], %1;" ::"r"(shared_address(counter)), "r"(value) : "memory");
 }

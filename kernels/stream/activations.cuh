@@ -118,7 +118,7 @@ DEVICE int32_t stage_tiles(const Problem& p, const Shape& shape, const Share& sh
     const int32_t n_chunks = shape.n_chunks;
     named_barrier(1, 32 * shape.warps);  // all are past the last use of the old columns
     const int32_t n = n_columns * n_chunks;
-    constexpr int AT_ONCE = 4;  // loads on their way
+    constexpr int AT_ONCE = 2;  // loads on their way
     for (int32_t begin = warp_index(); begin < n; begin += AT_ONCE * shape.warps) {
         Element octets[AT_ONCE][8];
         uint8_t* targets[AT_ONCE];

@@ -63,7 +63,8 @@ DEVICE int32_t missing(const Problem& p, const Shape& shape, int32_t weight) {
 }
 
 // As many stages ahead as there is room; but the first activations, which multiplication waits for, come before most weights:
-// they would queue up behind all that is on its way.
+// they would queue up behind all that is on its way. Where a stage lies empty, its copies are asked for first: all other warps
+// wait for this one.
 DEVICE void copy_items(const Problem& p, const Shape& shape, const TensorMap& map, const Shared& s,
                        const Share& share) {
     int32_t stage = 0, n_copied = 0;
@@ -71,20 +72,23 @@ DEVICE void copy_items(const Problem& p, const Shape& shape, const TensorMap& ma
     for (Item item = share.first; item.number < share.n_items; advance(p, shape, item)) {
         const Tile tile = item.tile;
         const int32_t first_row = item.row_tile * shape.rows;
-        for (int32_t weight = 0; weight < p.n_cols; weight += shape.segment) {
+        const int32_t first_line = (tile.expert * p.n_rows_per_expert + first_row) >> shape.line_shift;
+        int32_t in_line = 0;
+        for (int32_t weight = 0; weight < p.n_cols; weight += shape.segment, in_line += shape.packed_segment) {
             if (n_copied++ == shape.early_stages) barrier_wait(s.staged, 0);
-            barrier_wait(s.empty + stage, parity);
-            if (lane_index() == 0) {
-                publish(s.n_issued, n_copied);
-                for (int32_t i = missing(p, shape, weight); i > 0; --i) barrier_arrive(s.empty + stage);
-            }
             uint8_t* const target = s.stages + stage * shape.stage_bytes;
+            barrier_wait(s.empty + stage, parity);
             if constexpr (!HAS_BULK_COPIES) {
                 copy_by_lines(p, shape, tile, first_row, weight, target, s.full + stage);
             } else if (!shape.has_boxes) {
                 copy_segment(p, shape, tile, first_row, weight, target, s.full + stage);
             } else if (lane_index() == 0) {
-                copy_as_box(p, shape, map, tile, first_row, weight, target, s.full + stage);
+                copy_as_boxes(p, shape, map, first_line, in_line, target, s.full + stage);
+            }
+            if (lane_index() == 0) {
+                publish(s.n_issued, n_copied);
+#pragma unroll 1
+                for (int32_t i = missing(p, shape, weight); i > 0; --i) barrier_arrive(s.empty + stage);
             }
             if (++stage == shape.n_stages) stage = 0, parity ^= 1;
         }

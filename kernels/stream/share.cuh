@@ -53,7 +53,11 @@ struct Shape {
     int32_t packed_segment;   // bytes
     int32_t row_slot;         // bytes from row to row in a stage
     int32_t copy_rows;        // with one copy: an item's, or 1; a power of two
-    int32_t has_boxes;        // 1 where an item's rows are one box
+    int32_t has_boxes;        // 1 where an item's rows are boxes
+    int32_t line_rows;        // of the boxes' tensor, which begin at a multiple of 16 bytes together; a power of two
+    int32_t line_shift;       // log2(line_rows)
+    int32_t box_shift;        // log2(rows / line_rows), of each of so many boxes
+    int32_t box_bytes;        // from box to box in a stage, with what fills it up
     int32_t stage_bytes;
     int32_t n_stages;
     int32_t stage_inverse;  // 2^32 / n_stages, rounded up: divides what is below 2^29
@@ -63,12 +67,10 @@ struct Shape {
     int32_t n_buffers;      // of such sums, a power of two
     int32_t buffer_shift;   // log2(n_buffers)
     int32_t sums_at;        // where the parts of dynamic shared memory start, in bytes
-    int32_t columns_at;
+    int32_t columns_at;  // of wide.cu from a stage's start
     int32_t stages_at;
     int32_t grid_at;
     int32_t grid_copies;  // of each entry, a power of two up to 32
-    // Of wide.cu, whose columns_at counts from a stage's start:
-    int32_t line_rows;  // of the tensor, which begin at a multiple of 16 bytes together
 };
 
 // Up to `columns` dispatches of one expert.
@@ -133,8 +135,10 @@ struct Shared {
     uint64_t* empty;       // [MAX_STAGES]
     uint64_t* multiplied;  // [MAX_BUFFERS] of an item
     uint64_t* staged;      // [1], the first activations
+    uint64_t* found;       // [1], the share
     int32_t* n_summed;     // [MAX_BUFFERS], items
     int32_t* n_issued;     // [1], stages whose copies have been asked for
+    Share* share;          // [1]
     float* sums;           // [n_buffers][item_sums]
     uint8_t* columns;      // [tile_slots][columns * PARTS] of column_bytes
     uint8_t* stages;       // [n_stages][rows][row_slot]
@@ -146,8 +150,10 @@ struct Shared {
         s.empty = s.full + MAX_STAGES;
         s.multiplied = s.empty + MAX_STAGES;
         s.staged = s.multiplied + MAX_BUFFERS;
-        s.n_summed = reinterpret_cast<int32_t*>(s.staged + 1);
+        s.found = s.staged + 1;
+        s.n_summed = reinterpret_cast<int32_t*>(s.found + 1);
         s.n_issued = s.n_summed + MAX_BUFFERS;
+        s.share = reinterpret_cast<Share*>(s.n_issued + 1);
         s.sums = reinterpret_cast<float*>(base + shape.sums_at);
         s.columns = base + shape.columns_at;
         s.stages = base + shape.stages_at;
@@ -244,8 +250,8 @@ struct Search {
     }
 };
 
-// Block b's equal, contiguous share of the items, by each warp: a lane counts the tiles of a run of experts, the counts are
-// summed up over the warp, and the lane that meets the block's first tile tells the others. Up to 256 experts are read once.
+// Block b's equal, contiguous share of the items, by a warp: a lane counts the tiles of a run of experts, the counts are summed up
+// over the warp, and the lane that meets the block's first tile tells the others. Up to 256 experts are read once.
 DEVICE Share share_of_block(const Problem& p, const Shape& shape) {
     const int32_t run = (p.n_experts + 31) >> 5;
     const int32_t first = min(lane_index() * run, p.n_experts), last = min(first + run, p.n_experts);
@@ -271,4 +277,19 @@ DEVICE Share share_of_block(const Problem& p, const Shape& shape) {
                        shuffle(search.tile.end, owner)};
     return {{tile, static_cast<int32_t>(begin - static_cast<int64_t>(search.wanted) * shape.n_row_tiles), 0},
             static_cast<int32_t>(each) + (block_index() < rest ? 1 : 0)};
+}
+
+// The same for all warps, by the one that needs it first: if each found it for itself, they would stand in each other's way.
+DEVICE Share find_share(const Problem& p, const Shape& shape, const Shared& s) {
+    const Share share = share_of_block(p, shape);
+    if (lane_index() == 0) {
+        *s.share = share;
+        barrier_arrive(s.found);
+    }
+    return share;
+}
+
+DEVICE Share found_share(const Shared& s) {
+    barrier_wait(s.found, 0);
+    return *s.share;
 }

@@ -1,4 +1,5 @@
 // A unit of multiplication: 16 rows of a stage and a slice of their weights.
+#include "stream/box.cuh"
 #include "stream/chunk.cuh"
 
 // Where a multiplying warp is.
@@ -44,8 +45,15 @@ struct Rows {
                    int32_t row_tile) {
         const uint8_t* const begin = s.stages + unit.slot * shape.stage_bytes + unit.in_slot;
         if (shape.has_boxes) {
-            const uint8_t* const upper = begin + unit.group * (16 * shape.row_slot) + lane_index() / 4 * shape.row_slot;
-            return {upper, upper + 8 * shape.row_slot};
+            const int32_t number = 16 * unit.group + lane_index() / 4;
+            const int32_t first_byte = (unit.slice * shape.segment_inverse >> 8) * shape.packed_segment;
+            if (MMVQ_TYPE_SIZE % 16 == 0 || IS_FLOAT || shape.line_shift == 0) {
+                const int32_t phase = MMVQ_TYPE_SIZE % 16 == 0 || IS_FLOAT ? 0 : first_byte & 15;
+                const uint8_t* const upper = begin + number * shape.row_slot + phase;
+                return {upper, upper + 8 * shape.row_slot};
+            }
+            return {begin + place_in_boxes(p, shape, number, first_byte),
+                    begin + place_in_boxes(p, shape, number + 8, first_byte)};
         }
         const int32_t row = 16 * unit.group + lane_index() / 4, first_row = row_tile * shape.rows;
         const int32_t last_row = min(shape.rows, p.n_rows_per_expert - first_row) - 1;
@@ -65,10 +73,9 @@ struct Rows {
     }
 };
 
-// A unit's sums go to `target` [16][SUM_STRIDE].
+// The products of a unit are added to `sums`.
 DEVICE void multiply_unit(const Problem& p, const Shape& shape, const Shared& s, const Columns& columns,
-                          const Unit& unit, int32_t expert, int32_t row_tile, float* target) {
-    float sums[N_TILES][4] = {};
+                          const Unit& unit, int32_t expert, int32_t row_tile, float (&sums)[N_TILES][4]) {
     Rows rows = Rows::of(p, shape, s, unit, expert, row_tile);
     const Grid grid = grid_of(shape, s);
     int32_t offset = unit.slice * shape.slice_columns;
@@ -82,13 +89,15 @@ DEVICE void multiply_unit(const Problem& p, const Shape& shape, const Shared& s,
         n_weights -= CHUNK;
         offset += CHUNK_BYTES;
     } while (offset < end);
+}
+
+// A unit's sums to `target` [16][SUM_STRIDE].
+DEVICE void store_sums(const float (&sums)[N_TILES][4], float* target) {
     const int32_t lane = lane_index();
 #pragma unroll
     for (int32_t n = 0; n < N_TILES; ++n) {
-        float* mine = target + lane / 4 * SUM_STRIDE + 8 * n + 2 * (lane & 3);
-        mine[0] = sums[n][0];
-        mine[1] = sums[n][1];
-        mine[8 * SUM_STRIDE] = sums[n][2];
-        mine[8 * SUM_STRIDE + 1] = sums[n][3];
+        float* const mine = target + lane / 4 * SUM_STRIDE + 8 * n + 2 * (lane & 3);
+        *reinterpret_cast<float2*>(mine) = {sums[n][0], sums[n][1]};
+        *reinterpret_cast<float2*>(mine + 8 * SUM_STRIDE) = {sums[n][2], sums[n][3]};
     }
 }

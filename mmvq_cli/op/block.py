@@ -63,7 +63,9 @@ def blocks_for(
     if not has_boxes or is_small:
         warps = min(warps, _COPIER_WARPS)
     has_halves = column_tiles == 1 and not operands.is_plain
-    max_threads = 2 * _threads(_HALF_WARPS, summing) if has_halves else _threads(warps, summing)
+    max_threads = _threads(_PLAIN_WARPS if operands.is_plain else _WARPS[column_tiles], summing)
+    if has_halves:
+        max_threads = max(max_threads, 2 * _threads(_HALF_WARPS, summing))
     has_bulk = device.has_bulk_copies
     whole = Block(1, warps, summing, shared - _RESERVED_BYTES, max_threads, grid_bytes, has_bulk)
     half = Block(2, _HALF_WARPS, summing, shared // 2 - _RESERVED_BYTES, max_threads, grid_bytes // 2, has_bulk)

@@ -12,7 +12,7 @@ from math import gcd
 from mmvq_cli.op.descriptor import Descriptor
 
 _ALIGNMENT = 16  # bytes, of rows and of what a box begins with (an H200 calls others an illegal instruction)
-_SHARED_ALIGNMENT = 128  # bytes, of a box in shared memory
+SHARED_ALIGNMENT = 128  # bytes, of a box in shared memory
 UNIT = 8  # bytes of an element
 _MAX_ELEMENTS = 256  # of a box, in each dimension
 _MAX_ROWS = 2**31
@@ -33,11 +33,6 @@ class Boxes:
     box_height: int
 
 
-def can_box(d: Descriptor) -> bool:
-    """Whether each row starts where boxes may."""
-    return rows_of_line(d) == 1 and d.n_experts * d.n_rows_per_expert < _MAX_ROWS
-
-
 def rows_of_line(d: Descriptor) -> int:
     """Rows that start where boxes may only together."""
     return _ALIGNMENT // gcd(_ALIGNMENT, d.format.row_bytes(d.n_cols))
@@ -46,13 +41,13 @@ def rows_of_line(d: Descriptor) -> int:
 def find_boxes(d: Descriptor, rows: int, row_slot: int, line_rows: int = 1) -> Boxes | None:
     """Boxes for so many rows, each `row_slot` bytes long in shared memory; None when there are none.
 
-    With `line_rows` to a line of the tensor a box has one of each, so that so many boxes are the rows.
+    With `line_rows` to a line of the tensor a box has one of each, so that so many boxes are the rows. Each begins at
+    a multiple of `SHARED_ALIGNMENT` bytes.
     """
     line_bytes, n_rows = line_rows * d.format.row_bytes(d.n_cols), d.n_experts * d.n_rows_per_expert
     begin_at_lines = line_bytes % _ALIGNMENT == 0 and d.n_rows_per_expert % line_rows == 0 and rows % line_rows == 0
-    follow_each_other = line_rows == 1 or rows // line_rows * row_slot % _SHARED_ALIGNMENT == 0
     are_small = rows <= line_rows * _MAX_ELEMENTS and row_slot <= LONGEST_ROW and n_rows < _MAX_ROWS
-    if not (begin_at_lines and follow_each_other and are_small):
+    if not (begin_at_lines and are_small):
         return None
     return Boxes(
         width=line_bytes // UNIT,

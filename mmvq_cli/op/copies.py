@@ -4,41 +4,57 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmvq_cli.op.boxes import UNIT, Boxes, find_boxes
+from mmvq_cli.op.boxes import SHARED_ALIGNMENT, Boxes, find_boxes, rows_of_line
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.operands import Operands
 
 LINE = 16  # bytes that copies begin and end at
 _SHORT_ROW, _SHORT_ROW_BYTES = 1536, 700  # weights or packed bytes up to which an item's rows are copied together
 _ROUNDING_BYTES = 32  # that the first and the last line of such a copy may have besides
+_LEAST_BOX_ROWS = 4  # lanes that read eight rows of four boxes at once meet in banks
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Rows `row_slot` bytes apart in `n_bytes`: `boxes`, or one copy if `are_together`, or some for each row."""
+    """Rows `row_slot` bytes apart in `n_bytes`: `boxes`, or one copy if `are_together`, or some for each row.
+
+    With `line_rows` to a line of the boxes' tensor there are so many boxes, `box_bytes` apart.
+    """
 
     row_slot: int
     n_bytes: int
-    boxes: Boxes | None
-    are_together: bool
+    boxes: Boxes | None = None
+    line_rows: int = 1
+    box_bytes: int = 0
+    are_together: bool = False
 
 
 def copies_of(
     d: Descriptor, operands: Operands, rows: int, segment_bytes: int, are_whole: bool, has_bulk_copies: bool
 ) -> Copies:
     """What is best for segments of this size, which may be `are_whole` rows or parts of them."""
-    box_slot = _box_slot(d, operands, segment_bytes)
-    begin_at_lines = are_whole or segment_bytes % LINE == 0
-    boxes = find_boxes(d, rows, box_slot) if has_bulk_copies and begin_at_lines else None
+    boxes = _boxes(d, operands, rows, segment_bytes, are_whole) if has_bulk_copies else None
     if boxes:
-        row_slot = boxes.box_width * UNIT
-        return Copies(row_slot, rows * row_slot, boxes, False)
+        return boxes
     if are_whole and _are_short(d) and has_bulk_copies:
         row_slot = d.format.row_bytes(d.n_cols)
-        return Copies(row_slot, rows * row_slot + _ROUNDING_BYTES, None, True)
+        return Copies(row_slot, rows * row_slot + _ROUNDING_BYTES, are_together=True)
     has_phases = not d.format.is_float and d.format.type_size % LINE != 0  # floats stream in whole vectors
     row_slot = row_slot_of(d, operands, segment_bytes, has_phases)
-    return Copies(row_slot, rows * row_slot, None, False)
+    return Copies(row_slot, rows * row_slot)
+
+
+def _boxes(d: Descriptor, operands: Operands, rows: int, segment_bytes: int, are_whole: bool) -> Copies | None:
+    """A box, or one for each row of a line where rows begin at lines of 16 bytes only together."""
+    line_rows = rows_of_line(d)
+    may_begin = line_rows == 1 or (not _are_short(d) and rows >= _LEAST_BOX_ROWS * line_rows)
+    has_phases = line_rows > 1 or not (are_whole or segment_bytes % LINE == 0)
+    row_slot = row_slot_of(d, operands, segment_bytes, has_phases)
+    boxes = find_boxes(d, rows, row_slot, line_rows) if may_begin else None
+    if boxes is None:
+        return None
+    box_bytes = -(-boxes.box_height * row_slot // SHARED_ALIGNMENT) * SHARED_ALIGNMENT
+    return Copies(row_slot, line_rows * box_bytes, boxes, line_rows, box_bytes)
 
 
 def _are_short(d: Descriptor) -> bool:

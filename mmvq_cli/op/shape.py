@@ -36,6 +36,10 @@ SHAPE_FIELDS = (
     "row_slot",
     "copy_rows",
     "has_boxes",
+    "line_rows",
+    "line_shift",
+    "box_shift",
+    "box_bytes",
     "stage_bytes",
     "n_stages",
     "stage_inverse",
@@ -49,8 +53,9 @@ SHAPE_FIELDS = (
     "stages_at",
     "grid_at",
     "grid_copies",
-    "line_rows",
 )
+
+SHARE_BYTES = 24  # of `Share`, what a block is to do
 
 
 class _Shape(ctypes.Structure):
@@ -60,8 +65,11 @@ class _Shape(ctypes.Structure):
 
 
 def shape_checks() -> str:
-    """C++ static assertions that `kernels/stream/share.cuh` declares the same struct."""
-    lines = [f'static_assert(sizeof(Shape) == {ctypes.sizeof(_Shape)}, "Shape differs from op/shape.py");']
+    """C++ static assertions that `kernels/stream/share.cuh` declares the same structs."""
+    lines = [
+        f'static_assert(sizeof(Shape) == {ctypes.sizeof(_Shape)}, "Shape differs from op/shape.py");',
+        f'static_assert(sizeof(Share) == {SHARE_BYTES}, "Share differs from op/shape.py");',
+    ]
     lines += [
         f'static_assert(OFFSET_OF(Shape, {name}) == {getattr(_Shape, name).offset}, "{name} differs");'
         for name in SHAPE_FIELDS

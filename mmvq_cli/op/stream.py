@@ -11,18 +11,21 @@ from functools import lru_cache
 from itertools import product
 
 from mmvq_cli.op.block import Block, blocks_for
-from mmvq_cli.op.boxes import LONGEST_ROW, Boxes, can_box
+from mmvq_cli.op.boxes import LONGEST_ROW, Boxes
 from mmvq_cli.op.copies import copies_of
 from mmvq_cli.op.descriptor import Accumulate, Descriptor, OutputMode, Rows
 from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY, Device
+from mmvq_cli.op.formats import Format
 from mmvq_cli.op.operands import Operands, digits_of, halves_of, has_digits, operands_of
-from mmvq_cli.op.shape import SHAPE_FIELDS, StreamShape
+from mmvq_cli.op.shape import SHAPE_FIELDS, SHARE_BYTES, StreamShape
 from mmvq_cli.op.tiles import expected_tiles, share_of_work, touched_experts, wanted_widths
 
 _OCTET = 8  # neighbouring floats that a lane reads
 CHUNK = 256  # weights of a row that one warp takes at a time
 _MAX_SLICES = 14  # of a row: what one item's sums have room for, and one for each warp
 _FEW_CHUNKS, _FEW_SLICES = 12, 4  # rows of up to so many chunks are cut into fewer: each takes some 90 instructions
+_LONG_SLICES = 7  # of rows whose chunks have few bytes: of what warps work on, copies have no room
+_LIGHT_CHUNK, _LIGHT_CHUNK_WITH_GRID = 110, 66  # bytes; copies of a codebook leave less room
 _SHORTEST_RUN = 2  # chunks of a slice
 _WHOLE_CHUNKS = 3  # rows that are not cut
 _MAX_STAGES = 8
@@ -129,8 +132,6 @@ def _fill_block(
     stage_of_three: int,
 ) -> StreamShape | None:
     """The same for this block and as many stages as fit: three of up to `stage_of_three` bytes, or more."""
-    if needs_boxes and not can_box(d):
-        return None
     _, _, n_slices = _slicing(d)
     for row_groups in _row_groups(d, columns, block, sm_count, n_slices):
         for n_segments in range(1, n_slices + 1):
@@ -164,8 +165,15 @@ def _slicing(d: Descriptor) -> tuple[int, int, int]:
     is_short = n_chunks <= _FEW_CHUNKS and _SHORTEST_RUN * d.format.row_bytes(CHUNK) < LONGEST_ROW  # longer: no boxes
     if is_short and n_chunks <= _WHOLE_CHUNKS:
         return n_chunks, n_chunks, 1
-    run = max(_SHORTEST_RUN, -(-n_chunks // (_FEW_SLICES if is_short else _MAX_SLICES)))
+    most = _FEW_SLICES if is_short else _LONG_SLICES if _is_light(d.format) else _MAX_SLICES
+    run = max(_SHORTEST_RUN, -(-n_chunks // most))
     return n_chunks, run, -(-n_chunks // run)
+
+
+def _is_light(format: Format) -> bool:
+    """Whether longer slices leave enough shared memory for stages on their way."""
+    has_grid = format.grid_words or format.digit_grid_words
+    return format.row_bytes(CHUNK) <= (_LIGHT_CHUNK_WITH_GRID if has_grid else _LIGHT_CHUNK)
 
 
 def _layout(
@@ -180,8 +188,9 @@ def _layout(
     column_bytes = spread(n_chunks * n_bytes)
     item_sums = n_slices * rows * 8 * _column_tiles(operands, columns)
     n_buffers = _n_buffers(n_slices * row_groups, block, item_sums)
-    # Behind barriers of 8 bytes and counters of 4: of stages, of buffers, and the first activations' and stages'.
-    grid_at = round_up(16 * _MAX_STAGES + 12 * _MAX_BUFFERS + 8 + 4, 16)
+    # Behind barriers of 8 bytes and counters of 4: of stages, of buffers, of the first activations and the share, and
+    # of stages on their way.
+    grid_at = round_up(16 * _MAX_STAGES + 12 * _MAX_BUFFERS + 2 * 8 + 4 + SHARE_BYTES, 16)
     grid_copies = grid_copies_of(operands, block)
     sums_at = round_up(grid_at + 4 * operands.grid_words * grid_copies, 16)
     columns_at = round_up(sums_at + n_buffers * 4 * item_sums, 128)
@@ -215,6 +224,10 @@ def _layout(
         "row_slot": copies.row_slot,
         "copy_rows": rows if copies.are_together else 1,
         "has_boxes": int(copies.boxes is not None),
+        "line_rows": copies.line_rows,
+        "line_shift": copies.line_rows.bit_length() - 1,
+        "box_shift": (rows // copies.line_rows).bit_length() - 1,
+        "box_bytes": copies.box_bytes,
         "stage_bytes": round_up(copies.n_bytes, 128),
         "column_bytes": column_bytes,
         "item_sums": item_sums,
@@ -225,7 +238,6 @@ def _layout(
         "stages_at": stages_at,
         "grid_at": grid_at,
         "grid_copies": grid_copies,
-        "line_rows": 0,
     }
     return shape, stages_at, copies.boxes
 

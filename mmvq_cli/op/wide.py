@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from mmvq_cli.op.block import Block, shared_bytes_of
-from mmvq_cli.op.boxes import find_boxes, rows_of_line
+from mmvq_cli.op.boxes import SHARED_ALIGNMENT, find_boxes, rows_of_line
 from mmvq_cli.op.copies import LINE, row_slot_of
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
@@ -114,7 +114,7 @@ def _layout(
     in_line = packed_segment + (LINE - 1 if line_rows > 1 else 0)  # behind what the row before it left of a line
     row_slot = spread(in_line) if d.format.is_float else row_slot_of(d, operands, in_line, has_phases)
     boxes = find_boxes(d, rows, row_slot, line_rows)
-    if boxes is None:
+    if boxes is None or boxes.box_height * row_slot % SHARED_ALIGNMENT:  # boxes follow each other
         return None
     columns_at = round_up(rows * row_slot, 128)
     stage_bytes = round_up(columns_at + chunks * column_tiles * group_bytes(operands), 128)

@@ -419,7 +419,7 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
             "Q3_K",
             Dtype.F32,
             Case("uniform", n_experts=70, n_rows=9, n_cols=3840, n_tokens=20),
-            {"copy_rows": 1, "run": 2, "n_slices": 8},
+            {"copy_rows": 1, "run": 3, "n_slices": 5},
         ),
         # Three items to a tile: each summing warp has the first of every second one.
         (
@@ -433,6 +433,34 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
             Dtype.F16,
             Case("uniform", n_experts=2, n_rows=20, n_cols=7168, n_tokens=4, top_k=1),
             {"has_boxes": 1, "n_segments": 2},
+        ),
+        # Segments in boxes that begin at other phases than rows.
+        (
+            "Q3_K",
+            Dtype.F16,
+            Case("uniform", n_experts=2, n_rows=20, n_cols=6144, n_tokens=4, top_k=1),
+            {"line_rows": 1, "packed_segment": 1320},
+        ),
+        # Four rows to a line of the boxes' tensor, and rows past the expert's end.
+        (
+            "Q6_K",
+            Dtype.F16,
+            Case("uniform", n_experts=3, n_rows=28, n_cols=5632, n_tokens=4, top_k=1, max_blocks=2),
+            {"line_rows": 4, "n_segments": 3},
+        ),
+        # The same where segments begin at other phases than rows.
+        (
+            "IQ3_S",
+            Dtype.F16,
+            Case("uniform", n_experts=2, n_rows=22, n_cols=5120, n_tokens=3, top_k=1),
+            {"line_rows": 2, "packed_segment": 1100},
+        ),
+        # Eight rows to a line, in several row groups.
+        (
+            "MXFP4",
+            Dtype.BF16,
+            Case("uniform", n_experts=2, n_rows=40, n_cols=2880, n_tokens=3, top_k=1, max_blocks=1),
+            {"line_rows": 8, "row_groups": 2},
         ),
         # Five slices in the first segment, four in the second.
         (
@@ -468,6 +496,10 @@ def test_stages_of_the_ring_are_used_again(name, dtype):
         "many-experts",
         "summing-in-turns",
         "boxes-of-half-a-row",
+        "phases-of-segments",
+        "four-rows-to-a-line",
+        "two-rows-to-a-line",
+        "eight-rows-to-a-line",
         "unequal-segments",
         "floats-end-in-a-chunk",
         "ten-experts-a-lane",

@@ -117,29 +117,41 @@ def test_short_rows_without_boxes_are_copied_together(name, n_cols, together):
 
 
 @pytest.mark.parametrize(
-    ("name", "n_cols", "segment", "has_boxes"),
+    ("name", "n_cols", "segment", "line_rows"),
     [
-        ("Q4_K", 2048, 1152, True),  # whole rows
-        ("Q4_K", 7168, 2016, True),  # halves
-        ("Q6_K", 4096, 1680, True),  # not 1470, which is no multiple of 16
-        ("Q8_0", 2048, 1088, True),  # halves: whole rows are longer than a box may be
-        ("MXFP4", 2880, 1530, False),  # rows do not start at multiples of 16 bytes
+        ("Q4_K", 2048, 1152, 1),  # whole rows
+        ("Q4_K", 7168, 2016, 1),  # halves
+        ("Q6_K", 4096, 1680, 1),  # not 1470, which is no multiple of 16
+        ("Q8_0", 2048, 1088, 1),  # halves: whole rows are longer than a box may be
+        ("Q6_K", 7168, 1680, 2),  # rows of 5,880 bytes
+        ("Q8_0", 2880, 1632, 4),
+        ("MXFP4", 2880, 816, 8),
     ],
 )
-def test_boxes_serve_rows_that_start_at_multiples_of_16_bytes(name, n_cols, segment, has_boxes):
+def test_boxes_serve_rows_that_start_at_multiples_of_16_bytes_alone_or_together(name, n_cols, segment, line_rows):
     d = problem(format=FORMATS[name], n_cols=n_cols)
     shape = stream_shape(d, H200)
     assert shape.packed_segment == segment
-    assert shape.has_boxes == has_boxes == (shape.boxes is not None)
-    if not has_boxes:
-        return
+    assert shape.has_boxes
+    assert (1 << shape.line_shift) == shape.line_rows == line_rows
+    assert line_rows << shape.box_shift == shape.rows
     boxes = shape.boxes
-    assert (boxes.width * 8, boxes.height) == (FORMATS[name].row_bytes(n_cols), 128 * 768)
-    assert (boxes.box_width * 8, boxes.box_height) == (shape.row_slot, shape.rows)
-    assert boxes.box_width <= 256  # as cuTensorMapEncodeTiled asks, and the next two
+    assert (boxes.width * 8, boxes.height) == (line_rows * FORMATS[name].row_bytes(n_cols), 128 * 768 / line_rows)
+    assert (boxes.box_width * 8, boxes.box_height) == (shape.row_slot, shape.rows / line_rows)
+    assert boxes.box_width <= 256  # as cuTensorMapEncodeTiled asks, and the next four
+    assert boxes.width % 2 == 0
     assert shape.row_slot % 16 == 0
+    assert shape.box_bytes % 128 == 0
     assert shape.stages_at % 128 == shape.stage_bytes % 128 == 0
-    assert shape.packed_segment % 16 == 0 or shape.n_segments == 1
+    assert shape.row_slot * boxes.box_height <= shape.box_bytes
+    assert shape.box_bytes * line_rows <= shape.stage_bytes
+    assert shape.row_slot >= segment + (15 if line_rows > 1 else 0)
+    assert shape.packed_segment % 16 == 0 or shape.n_segments == 1 or line_rows > 1
+
+
+def test_rows_that_share_a_line_with_the_next_expert_are_copied_one_by_one():
+    shape = stream_shape(problem(format=FORMATS["Q6_K"], n_cols=7168, n_rows_per_expert=2047), H200)
+    assert (shape.has_boxes, shape.boxes, shape.copy_rows, shape.line_rows) == (0, None, 1, 1)
 
 
 @pytest.mark.parametrize(
