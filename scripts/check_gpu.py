@@ -21,6 +21,7 @@ from pathlib import Path
 from mmvq_cli.engine.discovery import cuda_available
 
 DTYPES = ("f32", "f16", "bf16")
+PREFERENCES = ("auto", "fastest")
 MEMCHECK = ("--tool", "memcheck", "--target-processes", "all", "--error-exitcode", "9")
 
 
@@ -33,12 +34,12 @@ class Job:
     is_alone: bool = False
 
 
-def jobs(results: Path, sanitizer: str | None) -> list[Job]:
+def jobs(results: Path, sanitizer: str | None, preferences: Sequence[str] = PREFERENCES) -> list[Job]:
     """List what to run; without a `sanitizer` (the path of compute-sanitizer) memory errors are left out."""
     tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu")
     timed = "tests/gpu/test_measure.py"
     listed = [Job("tests", (*tests, "tests/gpu", f"--ignore={timed}"))]
-    for preference in ("auto", "fastest"):
+    for preference in preferences:
         for dtype in DTYPES:
             folder = results / f"check-full-{dtype}{'' if preference == 'auto' else f'-{preference}'}"
             listed.append(_matrix("full", preference, dtype, folder))
@@ -69,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the matrices' records")
     parser.add_argument("--logs", type=Path, default=Path("build/check-gpu"))
+    parser.add_argument(
+        "--prefer", nargs="+", choices=PREFERENCES, default=PREFERENCES, help="plans; on sm_90 `auto` has all kernels"
+    )
     parser.add_argument("--processes", type=int, default=4, help="jobs at once")
     given = parser.parse_args(arguments)
     is_usable, reason = cuda_available()
@@ -81,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         print("compute-sanitizer is not on the PATH: memory errors are left out", file=sys.stderr)
-    listed = jobs(given.results, sanitizer)
+    listed = jobs(given.results, sanitizer, given.prefer)
     with ThreadPoolExecutor(given.processes) as pool:
         ended = list(pool.map(lambda job: run(job, given.logs), [job for job in listed if not job.is_alone]))
     ended += [run(job, given.logs) for job in listed if job.is_alone]

@@ -27,6 +27,15 @@ def test_memory_errors_need_the_sanitizer_and_times_run_alone(tmp_path):
     assert [name for name, is_alone in names.items() if is_alone] == ["timed-tests"]
 
 
+def test_plans_can_be_chosen(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("scripts.check_gpu.cuda_available", lambda: (True, ""))
+    monkeypatch.setattr("scripts.check_gpu.run", lambda job, logs: asked.append(job.command) or True)
+    assert main(["--logs", str(tmp_path), "--prefer", "auto"]) == 0
+    plans = {command[command.index("--prefer") + 1] for command in asked if "--prefer" in command}
+    assert plans == {"auto"}
+
+
 def test_paths_of_the_tests_exist(tmp_path):
     paths = [part.removeprefix("--ignore=") for job in jobs(tmp_path, None) for part in job.command if "tests/" in part]
     assert paths
@@ -41,7 +50,7 @@ def test_a_job_that_fails_is_said_and_keeps_its_log(tmp_path, capsys, monkeypatc
     good = Job("good", (sys.executable, "-c", ""), is_alone=True)
     monkeypatch.setattr("scripts.check_gpu.cuda_available", lambda: (True, ""))
     for listed, code in (([bad, good], 1), ([good], 0)):
-        monkeypatch.setattr("scripts.check_gpu.jobs", lambda results, sanitizer, listed=listed: listed)
+        monkeypatch.setattr("scripts.check_gpu.jobs", lambda *_, listed=listed: listed)
         assert main(["--logs", str(tmp_path / "logs")]) == code
     assert "1 of 2 ended well" in capsys.readouterr().err
 
