@@ -67,7 +67,7 @@ struct Shape {
     int32_t n_buffers;      // of such sums, a power of two
     int32_t buffer_shift;   // log2(n_buffers)
     int32_t sums_at;        // where the parts of dynamic shared memory start, in bytes
-    int32_t columns_at;  // of wide.cu from a stage's start
+    int32_t columns_at;     // of wide.cu from a stage's start
     int32_t stages_at;
     int32_t grid_at;
     int32_t grid_copies;  // of each entry, a power of two up to 32
