@@ -204,10 +204,13 @@ def test_ctrl_c_ends_with_130_and_whole_records(tmp_path):
 
 
 def test_ctrl_c_while_the_worker_starts_is_as_quiet(tmp_path):
+    # On a busy machine a worker may otherwise be at its first case, or through, before this process goes on.
+    slow_start = "import sys, time\nif any('spawn_main' in word for word in sys.orig_argv): time.sleep(3)\n"
+    (tmp_path / "sitecustomize.py").write_text(slow_start)
     command = [sys.executable, "-m", "mmvq_cli", "bench", QWEN, "--engine", "cpu", "--tokens", "1"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}"}, start_new_session=True,
     )  # fmt: skip
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while children.exists() and len(children.read_text().split()) < 2:  # the resource tracker, then the worker

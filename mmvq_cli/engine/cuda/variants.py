@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
@@ -228,12 +228,14 @@ def all_variants(architecture: str) -> tuple[Variant, ...]:
 
 
 def _descriptors(format: Format) -> Iterator[Descriptor]:
-    """Yield problems that differ in everything a rule can look at; an empty one comes first."""
+    """Yield problems that differ in everything a rule can look at; an empty one comes first.
+
+    Modes choose what comes before and after the product, sizes choose the product: each with one of the other.
+    """
     for dtype in Dtype:
         yield Descriptor(n_experts=1, n_rows_per_expert=1, m_tokens=1, format=format, dtype=dtype)
-        axes = product(_TOKENS, _COLUMNS, _TOP_K, Rows, Rows, OutputMode, Accumulate)
-        for m_tokens, n_cols, top_k, activation_rows, output_rows, output_mode, accumulate in axes:
-            yield Descriptor(
+        for m_tokens, n_cols, top_k in product(_TOKENS, _COLUMNS, _TOP_K):
+            d = Descriptor(
                 n_experts=8,
                 n_rows_per_expert=1536,
                 n_cols=n_cols,
@@ -242,11 +244,11 @@ def _descriptors(format: Format) -> Iterator[Descriptor]:
                 top_k=top_k,
                 format=format,
                 dtype=dtype,
-                activation_rows=activation_rows,
-                output_rows=output_rows,
-                output_mode=output_mode,
-                accumulate=accumulate,
             )
+            yield d
+            if (m_tokens, n_cols) == (_TOKENS[0], _COLUMNS[0]):
+                for rows, output_rows, mode, sum_ in product(Rows, Rows, OutputMode, Accumulate):
+                    yield replace(d, activation_rows=rows, output_rows=output_rows, output_mode=mode, accumulate=sum_)
 
 
 def _device(architecture: str) -> Device:
