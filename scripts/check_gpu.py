@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the matrices' records")
     parser.add_argument("--logs", type=Path, default=Path("build/check-gpu"))
     parser.add_argument(
-        "--prefer", nargs="+", choices=PREFERENCES, default=PREFERENCES, help="plans; on sm_90 `auto` has all kernels"
+        "--prefer", nargs="+", choices=PREFERENCES, default=PREFERENCES, help="plans; on sm_90 `auto` has all of both"
     )
     parser.add_argument("--processes", type=int, default=4, help="jobs at once")
     given = parser.parse_args(arguments)

@@ -141,7 +141,7 @@ struct Shared {
     Share* share;          // [1]
     float* sums;           // [n_buffers][item_sums]
     uint8_t* columns;      // [tile_slots][columns * PARTS] of column_bytes
-    uint8_t* stages;       // [n_stages][rows][row_slot]
+    uint8_t* stages;       // [n_stages] of stage_bytes
     uint8_t* grid;         // [entry][grid_copies] of one or two words
 
     DEVICE Shared at(uint8_t* base, const Shape& shape) {

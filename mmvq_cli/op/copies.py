@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mmvq_cli.op.boxes import SHARED_ALIGNMENT, Boxes, find_boxes, rows_of_line
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.operands import Operands
+from mmvq_cli.op.rounding import round_up
 
 LINE = 16  # bytes that copies begin and end at
 _SHORT_ROW, _SHORT_ROW_BYTES = 1536, 700  # weights or packed bytes up to which an item's rows are copied together
@@ -53,7 +54,7 @@ def _boxes(d: Descriptor, operands: Operands, rows: int, segment_bytes: int, are
     boxes = find_boxes(d, rows, row_slot, line_rows) if may_begin else None
     if boxes is None:
         return None
-    box_bytes = -(-boxes.box_height * row_slot // SHARED_ALIGNMENT) * SHARED_ALIGNMENT
+    box_bytes = round_up(boxes.box_height * row_slot, SHARED_ALIGNMENT)
     return Copies(row_slot, line_rows * box_bytes, boxes, line_rows, box_bytes)
 
 

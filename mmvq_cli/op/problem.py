@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mmvq_cli.op.args import BoundArgs
 from mmvq_cli.op.descriptor import Descriptor, Rows
+from mmvq_cli.op.rounding import round_up
 
 _POINTERS = (
     "weights",
@@ -89,7 +90,7 @@ def workspace_regions(descriptor: Descriptor, arranged_bytes: int = 0) -> tuple[
     regions, offset = [], 0
     for name, n_bytes in sizes:
         regions.append(Region(name, offset, n_bytes))
-        offset += -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
+        offset += round_up(n_bytes, _ALIGNMENT)
     return tuple(regions)
 
 

@@ -17,6 +17,7 @@ from mmvq_cli.op.descriptor import Accumulate, Descriptor, OutputMode, Rows
 from mmvq_cli.op.device import OLDEST_COMPUTE_CAPABILITY, Device
 from mmvq_cli.op.formats import Format
 from mmvq_cli.op.operands import Operands, digits_of, halves_of, has_digits, operands_of
+from mmvq_cli.op.rounding import round_up
 from mmvq_cli.op.shape import SHAPE_FIELDS, SHARE_BYTES, StreamShape
 from mmvq_cli.op.tiles import expected_tiles, share_of_work, touched_experts, wanted_widths
 
@@ -265,11 +266,6 @@ def grid_copies_of(operands: Operands, block: Block) -> int:
 def spread(n_bytes: int) -> int:
     """The next size that is 64 mod 128: lanes that read 64 bytes of each of two meet in no bank."""
     return (n_bytes + 63) // 128 * 128 + 64
-
-
-def round_up(size: int, step: int) -> int:
-    """The next multiple of `step`."""
-    return -(-size // step) * step
 
 
 def _row_groups(d: Descriptor, columns: int, block: Block, sm_count: int, n_slices: int) -> list[int]:

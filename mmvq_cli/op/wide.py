@@ -10,8 +10,9 @@ from mmvq_cli.op.copies import LINE, row_slot_of
 from mmvq_cli.op.descriptor import Descriptor
 from mmvq_cli.op.device import Device
 from mmvq_cli.op.operands import Operands, halves_of, operands_of
+from mmvq_cli.op.rounding import round_up
 from mmvq_cli.op.shape import SHAPE_FIELDS, StreamShape
-from mmvq_cli.op.stream import CHUNK, can_stream, grid_copies_of, round_up, sizes_of, spread
+from mmvq_cli.op.stream import CHUNK, can_stream, grid_copies_of, sizes_of, spread
 from mmvq_cli.op.tiles import expected_tiles, share_of_work, touched_experts
 
 # Warpgroups that multiply, by groups of eight mma columns in a tile: more columns need more registers.

@@ -149,6 +149,14 @@ def test_boxes_serve_rows_that_start_at_multiples_of_16_bytes_alone_or_together(
     assert shape.packed_segment % 16 == 0 or shape.n_segments == 1 or line_rows > 1
 
 
+@pytest.mark.parametrize(
+    ("name", "slices"), [("Q2_K", 7), ("Q3_K", 7), ("IQ2_XXS", 7), ("IQ3_S", 14), ("IQ2_XS", 14), ("Q4_0", 14)]
+)
+def test_rows_of_few_bytes_are_cut_into_fewer_slices(name, slices):
+    """Codebooks leave less room for what warps work on: IQ2_XS has fewer bytes than Q2_K."""
+    assert stream_shape(problem(format=FORMATS[name], n_cols=7168), H200).n_slices == slices
+
+
 def test_rows_that_share_a_line_with_the_next_expert_are_copied_one_by_one():
     shape = stream_shape(problem(format=FORMATS["Q6_K"], n_cols=7168, n_rows_per_expert=2047), H200)
     assert (shape.has_boxes, shape.boxes, shape.copy_rows, shape.line_rows) == (0, None, 1, 1)
